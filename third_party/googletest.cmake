@@ -1,0 +1,11 @@
+# Finds GoogleTest: an installed package, or the sources that Debian's googletest package leaves in /usr/src.
+find_package(GTest CONFIG)
+if(NOT GTest_FOUND AND EXISTS /usr/src/googletest/CMakeLists.txt)
+    set(INSTALL_GTEST OFF)
+    add_subdirectory(/usr/src/googletest ${CMAKE_BINARY_DIR}/googletest EXCLUDE_FROM_ALL)
+    add_library(GTest::gtest_main ALIAS gtest_main)
+    set(GTest_FOUND TRUE)
+endif()
+if(NOT GTest_FOUND)
+    message(WARNING "GoogleTest is missing, so the C++ tests are NOT built and NOT run: apt-get install libgtest-dev")
+endif()
