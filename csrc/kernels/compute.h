@@ -1,0 +1,42 @@
+// What a kernel call needs from its surroundings: a thread pool and the instruction set's table.
+#pragma once
+
+#include <string>
+#include <string_view>
+#include <vector>
+
+#include "base/thread_pool.h"
+
+namespace moestro::kernels {
+
+struct Table;  // kernels/table.h: one per instruction set
+
+enum class Isa { scalar, avx2, avx512 };
+std::string_view name(Isa isa);
+
+struct IsaChoice {
+    Isa active = Isa::scalar;
+    const Table* table = nullptr;
+    // Tables not active, each with its reason: "avx512: this CPU lacks avx512f", "avx2: MOESTRO_ISA=scalar".
+    std::vector<std::string> refused;
+};
+
+// The best table this CPU runs, or the one named by `forced` ("" = best). Throws Error(unsupported) when the CPU lacks
+// what the named one needs, Error(usage) for an unknown name (listing the known ones).
+IsaChoice choose_isa(std::string_view forced);
+
+// Immutable after construction but for the pool's own state; calls on one Compute from several threads are served one
+// after the other by the pool.
+class Compute {
+  public:
+    Compute(int threads, const IsaChoice& choice) : pool_(threads), isa_(choice) {}
+    ThreadPool& pool() { return pool_; }
+    const Table& table() const { return *isa_.table; }
+    const IsaChoice& isa() const { return isa_; }
+
+  private:
+    ThreadPool pool_;
+    IsaChoice isa_;
+};
+
+}  // namespace moestro::kernels
