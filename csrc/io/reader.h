@@ -57,10 +57,10 @@ struct Completion {
 };
 
 struct ReaderInfo {
-    std::string engine;                 // "io_uring" | "threads"
-    int depth = 0;                      // requests given to the system at once
-    std::size_t registered_bytes = 0;   // fixed buffers registered with the kernel
-    std::vector<std::string> refused;   // fast paths not active, each with its reason
+    std::string engine;                     // "io_uring" | "threads"
+    int depth = 0;                          // reads given to the system at once
+    std::size_t registered_bytes = 0;       // fixed buffers registered with the kernel
+    std::vector<std::string> refused = {};  // fast paths not active, each with its reason
 };
 
 // REQUIRES of all engines: any thread may submit; poll and wait are called by one thread at a time. Requests beyond
@@ -69,11 +69,13 @@ struct ReaderInfo {
 class Reader {
   public:
     virtual ~Reader() = default;
-    // Throws Error(usage) for a misaligned request on a direct file; never blocks on the device.
+    // Throws Error(usage) for a misaligned request on a direct file, then nothing is submitted; never blocks on the
+    // device.
     virtual void submit(std::span<const ReadRequest> requests) = 0;
     // Moves finished requests to `out` (appended) without blocking and keeps the device busy from the queue.
     virtual void poll(std::vector<Completion>& out) = 0;
-    // The same, but blocks until at least one completion is appended. REQUIRES in_flight() > 0.
+    // The same, but blocks until at least one completion is appended. REQUIRES in_flight() > 0; comes back empty-handed
+    // only when another thread cancelled all that was left.
     virtual void wait(std::vector<Completion>& out) = 0;
     // Submitted and not yet returned by poll or wait, queued ones included.
     virtual std::size_t in_flight() const = 0;
@@ -84,13 +86,14 @@ class Reader {
 
 struct ReaderOptions {
     std::string engine = "auto";  // "auto" | "io_uring" | "threads": auto takes io_uring where the kernel allows it
-    int depth = 0;                // 0 = default (32 for io_uring, 8 threads)
-    std::size_t max_read_bytes = 0;  // larger requests are split and run in parallel; 0 = default (4 MiB)
+    int depth = 0;                // at most 1024; 0 = default (32 for io_uring, 8 threads)
+    // Larger requests are split and run in parallel: a multiple of 4096 up to 1 GiB; 0 = default (4 MiB).
+    std::size_t max_read_bytes = 0;
     // Memory the caller will read into; registered with the kernel when RLIMIT_MEMLOCK allows, else refused aloud.
-    std::vector<std::span<std::byte>> registered;
+    std::vector<std::span<std::byte>> registered = {};
 };
 
-// Throws Error(unsupported) when a named engine cannot run here, saying why.
+// Throws Error(unsupported) when a named engine cannot run here, saying why; Error(usage) for options out of range.
 std::unique_ptr<Reader> make_reader(const ReaderOptions& options);
 
 }  // namespace moestro::io
