@@ -1,0 +1,1 @@
+"""Keys and values of sequences, in blocks of 64 positions."""

@@ -1,0 +1,35 @@
+"""cos and sin of a step's rows, for every rotary scaling."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import numpy as np
+
+from moestro import _core
+from moestro._core import F32, I64
+from moestro.models import rope
+from moestro.models.spec import RopeSpec
+from moestro.models.step import Segment
+
+
+class Rotary:
+    """Frequencies of a model: computed once, or per row where the scaling depends on the length."""
+
+    def __init__(self, spec: RopeSpec, head_dim: int) -> None:
+        self._spec = spec
+        self._head_dim = head_dim
+        self._factor = rope.attention_factor(spec)
+        self._fixed = None if rope.depends_on_length(spec) else rope.inv_freq(spec, head_dim)
+
+    def __call__(self, positions: I64, segments: Sequence[Segment]) -> tuple[F32, F32]:
+        """positions [rows] -> cos, sin [rows, head_dim / 2]."""
+        frequencies = self._per_row(positions, segments) if self._fixed is None else self._fixed
+        return _core.rope_table(positions, frequencies, self._factor)
+
+    def _per_row(self, positions: I64, segments: Sequence[Segment]) -> F32:
+        """[rows, head_dim / 2]; rows of one prompt share a length, so few sets are computed."""
+        prompts = np.repeat([s.prompt_length for s in segments], [s.rows for s in segments])
+        lengths, row_set = np.unique(np.maximum(prompts, positions + 1), return_inverse=True)
+        sets = np.stack([rope.inv_freq(self._spec, self._head_dim, int(length)) for length in lengths])
+        return np.ascontiguousarray(sets[row_set])
