@@ -8,7 +8,18 @@
 
 namespace moestro::quant {
 
-enum class Format : std::uint8_t { f32, bf16, q8, q4 };
+// The one list of formats: name, rows of a panel, bytes of the codes of one panel over 32 columns, group scales or not.
+#define MOESTRO_FORMATS(X)   \
+    X(f32, 32, 4096, false)  \
+    X(bf16, 32, 2048, false) \
+    X(q8, 16, 512, true)     \
+    X(q4, 16, 256, true)
+
+enum class Format : std::uint8_t {
+#define MOESTRO_FORMAT(name, panel_rows, group_bytes, integer) name,
+    MOESTRO_FORMATS(MOESTRO_FORMAT)
+#undef MOESTRO_FORMAT
+};
 enum class ScaleType : std::uint8_t { none, f16, bf16, f32 };
 // Element types of source tensors.
 enum class SourceType : std::uint8_t { f32, bf16, f16 };
@@ -25,7 +36,7 @@ Format parse_format(std::string_view text);
 ScaleType parse_scale_type(std::string_view text);
 SourceType parse_source_type(std::string_view text);
 
-constexpr bool is_integer(Format format) { return format == Format::q8 || format == Format::q4; }
+bool is_integer(Format format);
 std::size_t bytes(SourceType type);
 std::size_t bytes(ScaleType scale);
 
@@ -36,12 +47,12 @@ struct MatrixSpec {
     Format format = Format::f32;
     ScaleType scale = ScaleType::none;  // none for float formats, f16 | bf16 | f32 for integer ones
 
-    int panel_rows() const;             // 16 or 32
-    int panels() const;                 // ceil(rows / panel_rows)
-    std::int32_t padded_cols() const;   // cols rounded up to 32
+    int panel_rows() const;                        // 16 or 32
+    int panels() const;                            // ceil(rows / panel_rows)
+    std::int32_t padded_cols() const;              // cols rounded up to 32
     std::size_t segment_bytes(int columns) const;  // of one panel; columns padded, <= 256
     std::size_t panel_bytes() const;
-    std::size_t bytes() const;          // panels * panel_bytes, a multiple of 64
+    std::size_t bytes() const;  // panels * panel_bytes, a multiple of 64
 };
 
 }  // namespace moestro::quant
