@@ -38,7 +38,15 @@ class Attention:
     """Constants of one layer, bound once."""
 
     def __init__(
-        self, compute: Compute, kv: KvPool, layer: int, weights: AttentionWeights, *, eps: float, scale: float, window: int
+        self,
+        compute: Compute,
+        kv: KvPool,
+        layer: int,
+        weights: AttentionWeights,
+        *,
+        eps: float,
+        scale: float,
+        window: int,
     ) -> None:
         """window: keys visible to a query, itself included; 0 is no limit."""
         self._compute = compute

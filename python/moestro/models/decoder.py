@@ -16,10 +16,10 @@ from moestro.layers.mlp import Mlp, MlpWeights
 from moestro.layers.moe import Moe, RouterWeights
 from moestro.layers.norm import RmsNorm
 from moestro.layers.work import Work, WorkArrays, WorkShape
+from moestro.models.resident import ResidentLayer, ResidentWeights
 from moestro.models.rotary import Rotary
 from moestro.models.spec import DenseSpec, LayerSpec, ModelSpec, MoeSpec
 from moestro.models.step import Segment, StepBatch, accepted_counts, block_places, checked_segments
-from moestro.models.weights import DecoderWeights, LayerWeights
 
 
 class Decoder:
@@ -30,7 +30,7 @@ class Decoder:
     """
 
     def __init__(
-        self, spec: ModelSpec, weights: DecoderWeights, runtime: Runtime, kv_pool: KvPool, *, max_rows: int
+        self, spec: ModelSpec, weights: ResidentWeights, runtime: Runtime, kv_pool: KvPool, *, max_rows: int
     ) -> None:
         """max_rows: rows that one step may have; the work arrays are allocated for it here."""
         compute = runtime.compute
@@ -129,7 +129,7 @@ class _Layer:
     """x += attention(norm(x)); x += mlp(norm(x)), with everything constant bound once."""
 
     def __init__(
-        self, runtime: Runtime, kv: KvPool, model: ModelSpec, index: int, spec: LayerSpec, weights: LayerWeights
+        self, runtime: Runtime, kv: KvPool, model: ModelSpec, index: int, spec: LayerSpec, weights: ResidentLayer
     ) -> None:
         compute, eps = runtime.compute, model.rms_norm_eps
         self._compute = compute
@@ -155,7 +155,7 @@ class _Layer:
         _core.add(self._compute, work.x, work.branch)
 
 
-def _feed_forward(runtime: Runtime, index: int, spec: DenseSpec | MoeSpec, weights: LayerWeights) -> Mlp | Moe:
+def _feed_forward(runtime: Runtime, index: int, spec: DenseSpec | MoeSpec, weights: ResidentLayer) -> Mlp | Moe:
     if isinstance(spec, DenseSpec) and isinstance(weights.mlp, MlpWeights):
         return Mlp(runtime.compute, weights.mlp)
     if isinstance(spec, MoeSpec) and isinstance(weights.mlp, RouterWeights):

@@ -105,7 +105,9 @@ def accepted_counts(segments: Sequence[Segment], accepted: U8) -> list[int]:
         flags = accepted[segment.row_begin : segment.row_end] != 0
         count = int(flags.sum())
         if not flags[:count].all():
-            raise UsageError(f"accepted: rows {segment.row_begin}..{segment.row_end}: a rejected row comes before an accepted one")
+            raise UsageError(
+                f"accepted: rows {segment.row_begin}..{segment.row_end}: a rejected row comes before an accepted one"
+            )
         counts.append(count)
     return counts
 
