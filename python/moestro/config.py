@@ -90,8 +90,9 @@ class SamplingParams:
     repetition_penalty: float = 1.0  # > 1 discourages tokens of the prompt and of the answer
     presence_penalty: float = 0.0  # subtracted once from the logit of every token in the answer
     frequency_penalty: float = 0.0  # the same, per occurrence
-    stop: str | Sequence[str] | None = None  # texts that end the answer, not returned; kept as a tuple
-    stop_token_ids: Sequence[int] | None = None  # kept as a tuple
+    # texts that end the answer and are not returned: one text, several or None; kept as a tuple
+    stop: Sequence[str] = ()
+    stop_token_ids: Sequence[int] = ()  # or None; kept as a tuple
     logprobs: int | None = None  # alternatives returned per token, besides the chosen one
     seed: int | None = None
     ignore_eos: bool = False
