@@ -27,19 +27,18 @@ CPP_LEVELS: tuple[tuple[str, ...], ...] = (
     ("bind",),
 )
 
-# The same for the files and folders directly below python/moestro. "plan" and "trace" work on any laptop: they see
-# only the first three lines.
+# The same for the files and folders directly below python/moestro.
 PYTHON_LEVELS: tuple[tuple[str, ...], ...] = (
     ("errors", "_core"),
     ("units",),
     ("config", "memory_limits"),
     ("core",),
-    ("plan", "trace"),
-    ("checkpoint",),
+    ("checkpoint", "trace"),
+    ("plan",),
+    ("kv",),
     ("layers",),
     ("models",),
-    ("kv",),
-    ("spec",),
+    ("spec", "text"),
     ("gen",),
     ("llm",),
     ("server", "cli", "integrations"),
@@ -47,7 +46,8 @@ PYTHON_LEVELS: tuple[tuple[str, ...], ...] = (
 # They re-export or start the rest.
 PYTHON_ROOTS = {"__init__", "__main__"}
 
-# Seconds to import, so never while moestro's own modules are being imported; "never" even inside functions.
+# Seconds to import: only inside the functions that need them, and in plan and trace, which work on any laptop, not at
+# all. integrations/ is loaded by people who have imported them already.
 HEAVY = {"torch", "transformers"}
 HEAVY_ANYWHERE = {"integrations"}
 HEAVY_NEVER = {"plan", "trace"}
