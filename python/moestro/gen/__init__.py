@@ -1,0 +1,1 @@
+"""From prompts to answers: sampling, detokenising, batching and the step loop."""
