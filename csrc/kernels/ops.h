@@ -11,6 +11,7 @@
 #include <vector>
 
 #include "kernels/compute.h"
+#include "kernels/kv.h"
 #include "quant/format.h"
 
 namespace moestro::kernels {
@@ -32,31 +33,32 @@ class Activations {
     const float* x = nullptr;
     int rows = 0, cols = 0, groups = 0;
     bool has_codes = false;
-    std::vector<std::int8_t> codes;      // [rows, groups * 32]
-    std::vector<float> scales;           // [rows, groups]
-    std::vector<std::int32_t> sums;      // [rows, groups]: sums of codes (kernels that offset weight codes need them)
+    std::vector<std::int8_t> codes;  // [rows, groups * 32]
+    std::vector<float> scales;       // [rows, groups]
+    std::vector<std::int32_t> sums;  // [rows, groups]: sums of codes (kernels that offset weight codes need them)
 
-    static std::size_t bytes(std::int64_t rows, std::int64_t cols, bool integer);  // what prepare() will hold
+    // Bytes prepare() will hold, vectors grown exactly; keep one Activations per size to stay at that.
+    static std::size_t bytes(std::int64_t rows, std::int64_t cols, bool integer);
 };
 
 // y[rows, N] = x W^T + bias. All matrices in one call read the same activations and run in one parallel region.
 struct LinearJob {
     Matrix weight;
-    float* y = nullptr;      // row stride ldy
+    float* y = nullptr;  // row stride ldy
     std::int64_t ldy = 0;
 };
 void linear(Compute& compute, const Activations& x, std::span<const LinearJob> jobs);
 
 // Gated MLPs, any number of experts in one call (a dense MLP is one expert over all rows).
 struct Mlp {
-    Matrix gate, up, down;   // [I, H], [I, H], [H, I]
+    Matrix gate, up, down;  // [I, H], [I, H], [H, I]
 };
 struct ExpertJob {
     Mlp mlp;
     std::span<const std::int32_t> rows;  // rows of x this expert computes, ascending
     float* y = nullptr;                  // [rows.size(), H], this expert's own output
 };
-struct MlpScratch {          // reused between calls; grows to the largest call
+struct MlpScratch {  // reused between calls; grows to the largest call
     std::vector<float> hidden;
     Activations hidden_act;
     static std::size_t bytes(std::int64_t pairs, std::int64_t intermediate, bool integer);
@@ -89,9 +91,7 @@ void rope(Compute& compute, float* x, const float* cos, const float* sin, int ro
 void widen(const std::byte* source, quant::SourceType type, std::int64_t count, float* y);
 
 // ---- attention over blocks of 64 keys -------------------------------------------------------------------------------
-inline constexpr int kKvBlock = 64;
-inline constexpr int kKvSegment = 512;
-enum class KvType : std::uint8_t { f32, bf16, f16 };
+// kernels/kv.h: blocks of 64 positions, segments of 512, KvType f32 | bf16 | f16.
 std::size_t bytes(KvType type);
 
 // One layer's part of one KV block: K [kv_heads][head_dim][64], then V [kv_heads][64][head_dim], of type `type`.
@@ -107,8 +107,8 @@ void kv_append(Compute& compute, const KvLayout& layout, const float* k, const f
                std::byte* const* blocks, int rows);
 
 // Ragged batch: row r is one query token at positions[r] of its sequence; its keys are blocks
-// block_tables[table_begin[r] ...] covering positions 0..positions[r] (entries for blocks wholly before the window may be
-// null). q, y: [rows, heads, head_dim]. window = 0 means unlimited; sinks: [heads] or null.
+// block_tables[table_begin[r] ...] covering positions 0..positions[r] (entries for blocks wholly before the window may
+// be null). q, y: [rows, heads, head_dim]. window = 0 means unlimited; sinks: [heads] or null.
 struct AttentionJob {
     KvLayout layout;
     int heads = 0;
@@ -122,6 +122,13 @@ struct AttentionJob {
     int rows = 0;
     float* y = nullptr;
 };
-void attention(Compute& compute, const AttentionJob& job);
+// States of segments under way; reused between calls, grows to the largest call.
+struct AttentionScratch {
+    std::vector<float> states;
+    // What attention() will hold for calls of up to `rows` rows at positions below `max_len`.
+    static std::size_t bytes(const KvLayout& layout, int heads, int rows, std::int64_t max_len, int threads);
+};
+void attention(Compute& compute, const AttentionJob& job, AttentionScratch& scratch);
+void attention(Compute& compute, const AttentionJob& job);  // allocates its scratch at every call
 
 }  // namespace moestro::kernels

@@ -1,0 +1,179 @@
+// One panel times some rows. Rows go through in tiles whose totals stay in the first-level cache while the panel's
+// segments pass by; inside a segment, blocks of a few rows share every load of a weight.
+//
+//   tile of rows -> segment of 256 columns -> block of R rows -> columns or groups, ascending
+
+constexpr int kRowTile = 64;
+
+struct RowInput {
+    const float* x;            // float formats
+    const std::int8_t* codes;  // integer formats
+    const float* scales;
+    const std::int32_t* sums;
+};
+
+inline RowInput input_of(const PanelCall& call, int row) {
+    const auto id = static_cast<std::size_t>(call.row_ids ? call.row_ids[row] : row);
+    const auto groups = static_cast<std::size_t>(call.groups);
+    if (!call.codes) return {call.x + id * static_cast<std::size_t>(call.cols), nullptr, nullptr, nullptr};
+    return {nullptr, call.codes + id * groups * 32, call.scales + id * groups, call.sums + id * groups};
+}
+
+// Scales of a segment, widened once for all rows of a tile.
+inline void widen_scales(const std::byte* at, quant::ScaleType type, int count, float* out) {
+    for (int i = 0; i < count; i += kLanes) {
+        F32 v;
+        switch (type) {
+            case quant::ScaleType::f16:
+                v = load(reinterpret_cast<const quant::F16*>(at) + i);
+                break;
+            case quant::ScaleType::bf16:
+                v = load(reinterpret_cast<const quant::Bf16*>(at) + i);
+                break;
+            default:
+                v = load(reinterpret_cast<const float*>(at) + i);
+                break;
+        }
+        store(out + i, v);
+    }
+}
+
+// ---- float formats: 32 outputs, W is float or Bf16 ----
+
+template <class W>
+struct FloatPanel {
+    static constexpr int kRows = 32;
+    static constexpr int kBlock = kFloatRows;
+
+    const W* weights;
+    int begin, columns;
+
+    FloatPanel(const PanelCall&, const std::byte* segment, int first_column, int count)
+        : weights(reinterpret_cast<const W*>(segment)), begin(first_column), columns(count) {}
+
+    static std::size_t segment_bytes(const PanelCall&, int padded) {
+        return static_cast<std::size_t>(padded) * kRows * sizeof(W);
+    }
+
+    template <int R>
+    void run(const RowInput* rows, float* totals) const {
+        F32 low[R], high[R];
+#pragma GCC unroll 16
+        for (int r = 0; r < R; ++r) low[r] = high[r] = splat(0.0f);
+        for (int k = 0; k < columns; ++k) {
+            const W* at = weights + k * kRows;
+            if constexpr (R == 1) __builtin_prefetch(reinterpret_cast<const std::byte*>(at) + kPrefetchBytes);
+            const F32 w0 = load(at), w1 = load(at + kLanes);
+#pragma GCC unroll 16
+            for (int r = 0; r < R; ++r) {
+                const F32 x = splat(rows[r].x[begin + k]);
+                low[r] = fma(w0, x, low[r]);
+                high[r] = fma(w1, x, high[r]);
+            }
+        }
+#pragma GCC unroll 16
+        for (int r = 0; r < R; ++r) {
+            float* total = totals + r * kRows;
+            store(total, add(load(total), low[r]));
+            store(total + kLanes, add(load(total + kLanes), high[r]));
+        }
+    }
+};
+
+// ---- integer formats: 16 outputs, Codes is the vocabulary's Q8 or Q4 ----
+
+template <class Codes>
+struct IntegerPanel {
+    static constexpr int kRows = 16;
+    static constexpr int kBlock = Codes::kRows;
+
+    const std::byte* codes;
+    int first_group, groups;
+    alignas(64) float scales[8 * kLanes];
+
+    static std::size_t scale_bytes(const PanelCall& call, int padded) {
+        const std::size_t each = call.scale == quant::ScaleType::f32 ? 4 : 2;
+        return (static_cast<std::size_t>(padded) / 32 * kLanes * each + 63) / 64 * 64;
+    }
+    static std::size_t segment_bytes(const PanelCall& call, int padded) {
+        return scale_bytes(call, padded) + static_cast<std::size_t>(padded) / 32 * Codes::kGroupBytes;
+    }
+
+    IntegerPanel(const PanelCall& call, const std::byte* segment, int first_column, int count)
+        : first_group(first_column / 32), groups((count + 31) / 32) {
+        codes = segment + scale_bytes(call, groups * 32);
+        widen_scales(segment, call.scale, groups * kLanes, scales);
+    }
+
+    template <int R>
+    void run(const RowInput* rows, float* totals) const {
+        F32 sums[R];
+#pragma GCC unroll 16
+        for (int r = 0; r < R; ++r) sums[r] = splat(0.0f);
+        for (int g = 0; g < groups; ++g) {
+            const int at = first_group + g;
+            const std::byte* group = codes + static_cast<std::size_t>(g) * Codes::kGroupBytes;
+            if constexpr (R == 1)
+                for (int line = 0; line < Codes::kGroupBytes; line += 64)
+                    __builtin_prefetch(group + kPrefetchBytes + line);
+            typename Codes::Dot dots[R];
+#pragma GCC unroll 16
+            for (int r = 0; r < R; ++r) dots[r] = Codes::start(rows[r].sums[at]);
+#pragma GCC unroll 8
+            for (int quad = 0; quad < Codes::kQuads; ++quad) {
+                const typename Codes::Quad w = Codes::load(group + quad * 64);
+#pragma GCC unroll 16
+                for (int r = 0; r < R; ++r) dots[r] = Codes::dot(dots[r], w, rows[r].codes + at * 32 + quad * 4);
+            }
+            const F32 scale = load(scales + g * kLanes);
+#pragma GCC unroll 16
+            for (int r = 0; r < R; ++r)
+                sums[r] = fma(mul(scale, splat(rows[r].scales[at])), to_float(Codes::finish(dots[r], rows[r].sums[at])),
+                              sums[r]);
+        }
+#pragma GCC unroll 16
+        for (int r = 0; r < R; ++r) store(totals + r * kRows, add(load(totals + r * kRows), sums[r]));
+    }
+};
+
+// ---- the loop around both ----
+
+// As many blocks of R rows as fit, then smaller ones.
+template <int R, class Segment>
+inline void in_blocks(const Segment& segment, const RowInput* rows, int count, float* totals) {
+    int r = 0;
+    for (; r + R <= count; r += R) segment.template run<R>(rows + r, totals + r * Segment::kRows);
+    if constexpr (R > 1)
+        if (r < count) in_blocks<R - 1>(segment, rows + r, count - r, totals + r * Segment::kRows);
+}
+
+template <class Segment>
+inline void write_rows(const PanelCall& call, int first_row, int count, const float* totals) {
+    for (int r = 0; r < count; ++r) {
+        float* y = call.y + (first_row + r) * call.ldy;
+        for_lanes(call.lanes, [&](int i, int some) {
+            F32 v = load(totals + r * Segment::kRows + i);
+            if (call.bias) v = add(v, load_some(call.bias + i, some));
+            store_some(y + i, v, some);
+        });
+    }
+}
+
+template <class Segment>
+void panel(const PanelCall& call) {
+    alignas(64) float totals[kRowTile * Segment::kRows];
+    RowInput rows[kRowTile];
+    for (int first_row = 0; first_row < call.rows; first_row += kRowTile) {
+        const int count = call.rows - first_row < kRowTile ? call.rows - first_row : kRowTile;
+        for (int r = 0; r < count; ++r) rows[r] = input_of(call, first_row + r);
+        for (int i = 0; i < count * Segment::kRows; i += kLanes) store(totals + i, splat(0.0f));
+        const std::byte* at = call.panel;
+        for (int begin = 0; begin < call.cols; begin += 256) {
+            const int columns = call.cols - begin < 256 ? call.cols - begin : 256;
+            const Segment segment(call, at, begin, columns);
+            in_blocks<Segment::kBlock>(segment, rows, count, totals);
+            at += Segment::segment_bytes(call, (columns + 31) / 32 * 32);
+        }
+        write_rows<Segment>(call, first_row, count, totals);
+    }
+}

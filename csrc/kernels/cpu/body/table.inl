@@ -1,0 +1,18 @@
+// The bodies, gathered into this instruction set's table.
+
+constexpr Table kTable = {
+    .panel = {panel<FloatPanel<float>>, panel<FloatPanel<quant::Bf16>>, panel<IntegerPanel<Q8>>,
+              panel<IntegerPanel<Q4>>},
+    .quantise = quantise,
+    .silu_mul = silu_mul,
+    .axpy = axpy,
+    .add = add_rows,
+    .sum_of_squares = sum_of_squares,
+    .scale_by = scale_by,
+    .softmax = softmax,
+    .rotate = rotate,
+    .narrow = {narrow<float>, narrow<quant::Bf16>, narrow<quant::F16>},
+    .attend = {attend<float>, attend<quant::Bf16>, attend<quant::F16>},
+    .merge = merge,
+    .finish = finish,
+};

@@ -1,0 +1,168 @@
+// Gated MLPs in three parallel regions over all experts of a call: gate and up panels with silu folded in, quantisation
+// of what they made, down panels.
+#include <algorithm>
+
+#include "base/error.h"
+#include "base/types.h"
+#include "kernels/ops.h"
+#include "kernels/panels.h"
+#include "kernels/pieces.h"
+
+namespace moestro::kernels {
+
+namespace {
+
+constexpr int kRowsAtOnce = 64;  // rows whose gate and up outputs of one panel wait in the first-level cache
+constexpr int kMostPanelRows = 32;
+
+std::int64_t rows_of(const ExpertJob& job) {
+    return static_cast<std::int64_t>(job.rows.size());
+}
+
+// The expert outputs [begin, end) of one panel of gate and up; both matrices share N and K but maybe not the format.
+void gate_and_up(const Table& table, const Activations& x, const ExpertJob& job, int begin, int end, int row_begin,
+                 int row_end, float* hidden, std::int64_t ld_hidden) {
+    alignas(64) float gate[kRowsAtOnce * kMostPanelRows], up[kRowsAtOnce * kMostPanelRows];
+    const RowRange range{job.rows.data(), 0, rows_of(job)};
+    const auto fill = [&](const Matrix& matrix, float* out, int first, int last) {
+        const int lanes = matrix.spec.panel_rows();
+        for (int lane = begin; lane < end; lane += lanes) {
+            PanelCall call = panel_call(matrix, x, range, lane / lanes, first, last);
+            call.y = out + (lane - begin);
+            call.ldy = kMostPanelRows;
+            table.panel[static_cast<std::size_t>(matrix.spec.format)](call);
+        }
+    };
+    for (int first = row_begin; first < row_end; first += kRowsAtOnce) {
+        const int last = std::min(first + kRowsAtOnce, row_end);
+        fill(job.mlp.gate, gate, first, last);
+        fill(job.mlp.up, up, first, last);
+        for (int r = first; r < last; ++r)
+            table.silu_mul(gate + (r - first) * kMostPanelRows, up + (r - first) * kMostPanelRows,
+                           hidden + r * ld_hidden + begin, end - begin);
+    }
+}
+
+// Gate and up advance in strips as wide as the wider of their panels.
+int strip_rows(const Mlp& mlp) {
+    return std::max(mlp.gate.spec.panel_rows(), mlp.up.spec.panel_rows());
+}
+int strips(const Mlp& mlp) {
+    return static_cast<int>(ceil_div(mlp.gate.spec.rows, strip_rows(mlp)));
+}
+
+struct Totals {
+    std::int64_t pairs = 0, most_rows = 0, strips = 0, down_panels = 0;
+    std::size_t in_bytes = 0, down_bytes = 0;
+    bool integer_down = false;
+};
+
+Totals measure(const Activations& x, std::span<const ExpertJob> jobs) {
+    Totals totals;
+    for (const ExpertJob& job : jobs) {
+        const Mlp& mlp = job.mlp;
+        check_linear(mlp.gate, x);
+        check_linear(mlp.up, x);
+        MOESTRO_CHECK(mlp.gate.spec.rows == jobs[0].mlp.gate.spec.rows);
+        MOESTRO_CHECK(mlp.up.spec.rows == mlp.gate.spec.rows && mlp.down.spec.cols == mlp.gate.spec.rows);
+        totals.pairs += rows_of(job);
+        totals.most_rows = std::max(totals.most_rows, rows_of(job));
+        totals.strips += strips(mlp);
+        totals.down_panels += mlp.down.spec.panels();
+        totals.in_bytes += mlp.gate.spec.bytes() + mlp.up.spec.bytes();
+        totals.down_bytes += mlp.down.spec.bytes();
+        totals.integer_down |= quant::is_integer(mlp.down.spec.format);
+    }
+    return totals;
+}
+
+// Finds the job an item belongs to: body(job, its first pair, item within the job). count(job) gives its items.
+template <class Count, class Body>
+void find_job(std::span<const ExpertJob> jobs, std::int64_t item, const Count& count, const Body& body) {
+    std::int64_t first_pair = 0;
+    for (const ExpertJob& job : jobs) {
+        const std::int64_t items = count(job);
+        if (item < items) return body(job, first_pair, item);
+        item -= items;
+        first_pair += rows_of(job);
+    }
+}
+
+template <class Count>
+std::int64_t sum_of(std::span<const ExpertJob> jobs, const Count& count) {
+    std::int64_t sum = 0;
+    for (const ExpertJob& job : jobs) sum += count(job);
+    return sum;
+}
+
+void hidden_stage(Compute& compute, const Activations& x, std::span<const ExpertJob> jobs, const Totals& totals,
+                  float* hidden) {
+    const std::int64_t width = jobs[0].mlp.gate.spec.rows;
+    const Pieces pieces(totals.in_bytes, totals.strips, totals.most_rows, compute.pool().threads());
+    const auto count = [&](const ExpertJob& job) { return pieces.count(strips(job.mlp), rows_of(job)); };
+    compute.pool().parallel_for(sum_of(jobs, count), [&](std::int64_t item, int) {
+        find_job(jobs, item, count, [&](const ExpertJob& job, std::int64_t first_pair, std::int64_t at) {
+            const Pieces::Piece piece = pieces.at(at, strips(job.mlp), rows_of(job));
+            const int step = strip_rows(job.mlp);
+            for (int strip = piece.panel_begin; strip < piece.panel_end; ++strip)
+                gate_and_up(compute.table(), x, job, strip * step,
+                            std::min((strip + 1) * step, static_cast<int>(width)), piece.row_begin, piece.row_end,
+                            hidden + first_pair * width, width);
+        });
+    });
+}
+
+void down_stage(Compute& compute, const Activations& hidden, std::span<const ExpertJob> jobs, const Totals& totals) {
+    const Pieces pieces(totals.down_bytes, totals.down_panels, totals.most_rows, compute.pool().threads());
+    const auto count = [&](const ExpertJob& job) { return pieces.count(job.mlp.down.spec.panels(), rows_of(job)); };
+    compute.pool().parallel_for(sum_of(jobs, count), [&](std::int64_t item, int) {
+        find_job(jobs, item, count, [&](const ExpertJob& job, std::int64_t first_pair, std::int64_t at) {
+            const quant::MatrixSpec& spec = job.mlp.down.spec;
+            const Pieces::Piece piece = pieces.at(at, spec.panels(), rows_of(job));
+            for (int panel = piece.panel_begin; panel < piece.panel_end; ++panel) {
+                PanelCall call = panel_call(job.mlp.down, hidden, {nullptr, first_pair, rows_of(job)}, panel,
+                                            piece.row_begin, piece.row_end);
+                call.ldy = spec.rows;
+                call.y = job.y + piece.row_begin * call.ldy + panel * spec.panel_rows();
+                compute.table().panel[static_cast<std::size_t>(spec.format)](call);
+            }
+        });
+    });
+}
+
+}  // namespace
+
+std::size_t MlpScratch::bytes(std::int64_t pairs, std::int64_t intermediate, bool integer) {
+    return static_cast<std::size_t>(pairs * intermediate) * sizeof(float) +
+           Activations::bytes(pairs, intermediate, integer);
+}
+
+void experts(Compute& compute, const Activations& x, std::span<const ExpertJob> jobs, MlpScratch& scratch) {
+    if (jobs.empty()) return;
+    const Totals totals = measure(x, jobs);
+    const int width = jobs[0].mlp.gate.spec.rows;
+    scratch.hidden.resize(static_cast<std::size_t>(totals.pairs) * static_cast<std::size_t>(width));
+    hidden_stage(compute, x, jobs, totals, scratch.hidden.data());
+    scratch.hidden_act.prepare(compute, scratch.hidden.data(), static_cast<int>(totals.pairs), width,
+                               totals.integer_down);
+    for (const ExpertJob& job : jobs) check_linear(job.mlp.down, scratch.hidden_act);
+    down_stage(compute, scratch.hidden_act, jobs, totals);
+}
+
+void combine(Compute& compute, std::span<const float* const> outputs, const float* weights, int rows, int top_k,
+             int hidden, float* y) {
+    MOESTRO_CHECK(outputs.size() == static_cast<std::size_t>(rows) * static_cast<std::size_t>(top_k));
+    constexpr int kColumns = 1024;
+    const std::int64_t across = ceil_div(hidden, kColumns);
+    compute.pool().parallel_for(rows * across, [&](std::int64_t item, int) {
+        const std::int64_t row = item / across, begin = item % across * kColumns;
+        const int count = static_cast<int>(std::min<std::int64_t>(kColumns, hidden - begin));
+        float* out = y + row * hidden + begin;
+        std::fill_n(out, count, 0.0f);
+        for (std::int64_t pair = row * top_k; pair < (row + 1) * top_k; ++pair)
+            if (outputs[static_cast<std::size_t>(pair)])
+                compute.table().axpy(weights[pair], outputs[static_cast<std::size_t>(pair)] + begin, out, count);
+    });
+}
+
+}  // namespace moestro::kernels

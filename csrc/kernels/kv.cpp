@@ -1,0 +1,61 @@
+#include <algorithm>
+#include <cstring>
+
+#include "base/error.h"
+#include "base/types.h"
+#include "kernels/ops.h"
+#include "kernels/table.h"
+
+namespace moestro::kernels {
+
+namespace {
+
+// Element i of `from` goes to column `column` of row i of a [n][64] array.
+template <class T>
+void scatter(const std::byte* from, int n, std::byte* to, std::int64_t column) {
+    for (int i = 0; i < n; ++i)
+        std::memcpy(to + (static_cast<std::size_t>(i) * kKvBlock + static_cast<std::size_t>(column)) * sizeof(T),
+                    from + static_cast<std::size_t>(i) * sizeof(T), sizeof(T));
+}
+
+void write_key(const Table& table, const KvLayout& layout, const float* k, std::int64_t column, std::byte* keys) {
+    constexpr int kAtOnce = 256;
+    alignas(64) std::byte rounded[kAtOnce * sizeof(float)];
+    const std::size_t size = bytes(layout.type);
+    for (int begin = 0; begin < layout.head_dim; begin += kAtOnce) {
+        const int count = std::min(kAtOnce, layout.head_dim - begin);
+        table.narrow[static_cast<std::size_t>(layout.type)](k + begin, rounded, count);
+        std::byte* to = keys + static_cast<std::size_t>(begin) * kKvBlock * size;
+        (size == 4 ? scatter<std::uint32_t> : scatter<std::uint16_t>)(rounded, count, to, column);
+    }
+}
+
+}  // namespace
+
+std::size_t bytes(KvType type) {
+    return type == KvType::f32 ? 4 : 2;
+}
+
+std::size_t KvLayout::block_bytes() const {
+    const std::size_t elements = 2 * static_cast<std::size_t>(kv_heads) * static_cast<std::size_t>(head_dim) * kKvBlock;
+    return round_up(elements * bytes(type), 64);
+}
+
+void kv_append(Compute& compute, const KvLayout& layout, const float* k, const float* v, const std::int64_t* positions,
+               std::byte* const* blocks, int rows) {
+    const std::size_t head_bytes = static_cast<std::size_t>(layout.head_dim) * kKvBlock * bytes(layout.type);
+    const std::size_t value_bytes = static_cast<std::size_t>(layout.head_dim) * bytes(layout.type);
+    compute.pool().parallel_for(rows, [&](std::int64_t row, int) {
+        const std::int64_t column = positions[row] % kKvBlock;
+        std::byte* keys = blocks[row];
+        std::byte* values = blocks[row] + static_cast<std::size_t>(layout.kv_heads) * head_bytes;
+        for (int head = 0; head < layout.kv_heads; ++head, keys += head_bytes, values += head_bytes) {
+            const std::int64_t at = (row * layout.kv_heads + head) * layout.head_dim;
+            write_key(compute.table(), layout, k + at, column, keys);
+            compute.table().narrow[static_cast<std::size_t>(layout.type)](
+                v + at, values + static_cast<std::size_t>(column) * value_bytes, layout.head_dim);
+        }
+    });
+}
+
+}  // namespace moestro::kernels

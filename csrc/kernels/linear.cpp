@@ -1,0 +1,103 @@
+#include <algorithm>
+
+#include "base/error.h"
+#include "base/types.h"
+#include "kernels/ops.h"
+#include "kernels/panels.h"
+#include "kernels/pieces.h"
+
+namespace moestro::kernels {
+
+void Activations::prepare(Compute& compute, const float* input, int row_count, int col_count, bool integer) {
+    x = input;
+    rows = row_count;
+    cols = col_count;
+    groups = static_cast<int>(ceil_div(cols, quant::kGroup));
+    has_codes = integer;
+    if (!integer) return;
+    const auto group_count = static_cast<std::size_t>(rows) * static_cast<std::size_t>(groups);
+    codes.resize(group_count * quant::kGroup);
+    scales.resize(group_count);
+    sums.resize(group_count);
+    compute.pool().parallel_for(rows, [&](std::int64_t row, int) {
+        const std::int64_t first = row * groups;
+        const bool finite = compute.table().quantise(x + row * cols, cols, codes.data() + first * quant::kGroup,
+                                                     scales.data() + first, sums.data() + first);
+        require(finite, ErrorKind::numeric, "an activation about to be quantised is not finite (row ", row, " of ",
+                rows, ", ", cols, " columns)");
+    });
+}
+
+std::size_t Activations::bytes(std::int64_t rows, std::int64_t cols, bool integer) {
+    if (!integer) return 0;
+    const auto groups = static_cast<std::size_t>(rows * ceil_div(cols, quant::kGroup));
+    return groups * (quant::kGroup + sizeof(float) + sizeof(std::int32_t));
+}
+
+void check_linear(const Matrix& weight, const Activations& x) {
+    MOESTRO_CHECK(weight.data != nullptr || weight.spec.rows == 0);
+    MOESTRO_CHECK(weight.spec.cols == x.cols);
+    MOESTRO_CHECK(!quant::is_integer(weight.spec.format) ||
+                  (x.has_codes && weight.spec.scale != quant::ScaleType::none));
+}
+
+PanelCall panel_call(const Matrix& weight, const Activations& x, const RowRange& range, int panel, int row_begin,
+                     int row_end) {
+    const quant::MatrixSpec& spec = weight.spec;
+    const int lanes = spec.panel_rows(), first_lane = panel * lanes;
+    PanelCall call;
+    call.panel = weight.data + static_cast<std::size_t>(panel) * spec.panel_bytes();
+    call.cols = spec.cols;
+    call.scale = spec.scale;
+    call.bias = weight.bias ? weight.bias + first_lane : nullptr;
+    call.lanes = std::min(lanes, spec.rows - first_lane);
+    call.groups = x.groups;
+    call.rows = row_end - row_begin;
+    call.row_ids = range.ids ? range.ids + row_begin : nullptr;
+    const std::int64_t base = range.ids ? 0 : range.first + row_begin;
+    if (quant::is_integer(spec.format)) {
+        call.codes = x.codes.data() + base * x.groups * quant::kGroup;
+        call.scales = x.scales.data() + base * x.groups;
+        call.sums = x.sums.data() + base * x.groups;
+    } else {
+        call.x = x.x + base * x.cols;
+    }
+    return call;
+}
+
+namespace {
+
+void run_piece(const Table& table, const Activations& x, const LinearJob& job, const Pieces::Piece& piece) {
+    const auto run = table.panel[static_cast<std::size_t>(job.weight.spec.format)];
+    for (int panel = piece.panel_begin; panel < piece.panel_end; ++panel) {
+        PanelCall call = panel_call(job.weight, x, {}, panel, piece.row_begin, piece.row_end);
+        call.y = job.y + piece.row_begin * job.ldy + panel * job.weight.spec.panel_rows();
+        call.ldy = job.ldy;
+        run(call);
+    }
+}
+
+}  // namespace
+
+void linear(Compute& compute, const Activations& x, std::span<const LinearJob> jobs) {
+    std::size_t weight_bytes = 0;
+    std::int64_t panels = 0, items = 0;
+    for (const LinearJob& job : jobs) {
+        check_linear(job.weight, x);
+        MOESTRO_CHECK(job.ldy >= job.weight.spec.rows);
+        weight_bytes += job.weight.spec.bytes();
+        panels += job.weight.spec.panels();
+    }
+    const Pieces pieces(weight_bytes, panels, x.rows, compute.pool().threads());
+    for (const LinearJob& job : jobs) items += pieces.count(job.weight.spec.panels(), x.rows);
+    compute.pool().parallel_for(items, [&](std::int64_t item, int) {
+        for (const LinearJob& job : jobs) {
+            const std::int64_t count = pieces.count(job.weight.spec.panels(), x.rows);
+            if (item < count)
+                return run_piece(compute.table(), x, job, pieces.at(item, job.weight.spec.panels(), x.rows));
+            item -= count;
+        }
+    });
+}
+
+}  // namespace moestro::kernels

@@ -1,0 +1,23 @@
+// From matrices and activations to the panel calls of a table.
+#pragma once
+
+#include "kernels/ops.h"
+#include "kernels/table.h"
+
+namespace moestro::kernels {
+
+// Which rows of the activations one matrix reads: listed ones, or `count` from `first` on.
+struct RowRange {
+    const std::int32_t* ids = nullptr;
+    std::int64_t first = 0;
+    std::int64_t count = 0;
+};
+
+// Checks that a matrix may read these activations.
+void check_linear(const Matrix& weight, const Activations& x);
+
+// Panel `panel` of `weight` over rows [row_begin, row_end) of `range`; y is left to the caller to set.
+PanelCall panel_call(const Matrix& weight, const Activations& x, const RowRange& range, int panel, int row_begin,
+                     int row_end);
+
+}  // namespace moestro::kernels

@@ -1,0 +1,50 @@
+#include <algorithm>
+#include <memory>
+
+#include "base/error.h"
+#include "kernels/ops.h"
+#include "kernels/table.h"
+
+namespace moestro::kernels {
+
+namespace {
+
+constexpr int kMostExperts = 4096;  // probabilities of one row wait on the worker's stack
+
+// Inserts by descending probability; expert ids come ascending, so a later equal one stays behind.
+void select(const float* p, int experts, int top_k, std::int32_t* ids, float* weights) {
+    int kept = 0;
+    for (std::int32_t id = 0; id < experts; ++id) {
+        if (kept == top_k && !(p[id] > weights[kept - 1])) continue;
+        int at = kept < top_k ? kept++ : kept - 1;
+        for (; at > 0 && p[id] > weights[at - 1]; --at) {
+            weights[at] = weights[at - 1];
+            ids[at] = ids[at - 1];
+        }
+        weights[at] = p[id];
+        ids[at] = id;
+    }
+}
+
+void normalise_weights(float* weights, int count) {
+    float sum = 0;
+    for (int j = 0; j < count; ++j) sum += weights[j];
+    for (int j = 0; j < count; ++j) weights[j] /= sum;
+}
+
+}  // namespace
+
+void route_softmax_topk(Compute& compute, const float* logits, int rows, int experts, int top_k, bool normalise,
+                        std::int32_t* ids, float* weights) {
+    MOESTRO_CHECK(1 <= top_k && top_k <= experts && experts <= kMostExperts);
+    compute.pool().parallel_for(rows, [&](std::int64_t row, int) {
+        alignas(64) float p[kMostExperts];
+        const bool finite = compute.table().softmax(logits + row * experts, experts, p);
+        require(finite, ErrorKind::numeric, "a router logit is not finite (row ", row, " of ", rows, ")");
+        float* kept = weights + row * top_k;
+        select(p, experts, top_k, ids + row * top_k, kept);
+        if (normalise) normalise_weights(kept, top_k);
+    });
+}
+
+}  // namespace moestro::kernels
