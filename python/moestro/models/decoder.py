@@ -76,10 +76,21 @@ class Decoder:
         return logits
 
     def finish(self, accepted: U8) -> None:
-        """Ends a step with tentative rows. accepted [rows]: within a segment, accepted rows come first."""
+        """Ends an open step: keeps the accepted rows, drops the others.
+
+        accepted [rows]: non-zero keeps a row; within a segment, accepted rows come first. Raises UsageError and leaves
+        the step open when they do not.
+        """
         segments = self._open
-        self._end(segments, accepted_counts(segments, accepted), accepted)
+        if not segments:
+            raise UsageError("finish: no step is open")
+        counts = accepted_counts(segments, accepted)
         self._open = ()
+        try:
+            self._end(segments, counts, accepted)
+        except BaseException:
+            self._drop(segments)
+            raise
 
     def abort(self) -> None:
         """Drops an open step and its rows; does nothing when there is none."""

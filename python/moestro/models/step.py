@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import NamedTuple, Protocol
+from typing import Any, NamedTuple, Protocol
 
 import numpy as np
 from numpy.typing import NDArray
@@ -66,9 +66,10 @@ def checked_segments(batch: StepBatch, vocab_size: int, max_rows: int) -> tuple[
     rows = batch.rows
     if not 1 <= rows <= max_rows:
         raise UsageError(f"step: {rows} rows; expected 1 to {max_rows}, as planned for a prefill chunk")
-    for name, values, dtype in (("token_ids", batch.token_ids, np.int32), ("positions", batch.positions, np.int64)):
-        if values.dtype != dtype or values.shape != (rows,):
-            raise UsageError(f"step: {name}: expected {np.dtype(dtype)} [{rows}], got {values.dtype} {values.shape}")
+    _check_array("token_ids", batch.token_ids, np.int32, rows)
+    _check_array("positions", batch.positions, np.int64, rows)
+    if batch.tentative is not None:
+        _check_array("tentative", batch.tentative, np.uint8, rows)
     outside = np.flatnonzero((batch.token_ids < 0) | (batch.token_ids >= vocab_size))
     if outside.size:
         token = int(batch.token_ids[outside[0]])
@@ -79,6 +80,11 @@ def checked_segments(batch: StepBatch, vocab_size: int, max_rows: int) -> tuple[
         if not 0 <= row < rows:
             raise UsageError(f"step: logit row {row} of {rows} rows")
     return segments
+
+
+def _check_array(name: str, values: NDArray[Any], dtype: type[np.generic], rows: int) -> None:
+    if values.dtype != dtype or values.shape != (rows,):
+        raise UsageError(f"step: {name}: expected {np.dtype(dtype)} [{rows}], got {values.dtype} {values.shape}")
 
 
 def _check_cover(segments: tuple[Segment, ...], batch: StepBatch) -> None:
@@ -100,6 +106,7 @@ def _check_cover(segments: tuple[Segment, ...], batch: StepBatch) -> None:
 
 def accepted_counts(segments: Sequence[Segment], accepted: U8) -> list[int]:
     """Accepted rows per segment: within a segment they must come first. Raises UsageError otherwise."""
+    _check_array("accepted", accepted, np.uint8, segments[-1].row_end if segments else 0)
     counts = []
     for segment in segments:
         flags = accepted[segment.row_begin : segment.row_end] != 0
