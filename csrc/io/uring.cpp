@@ -1,6 +1,7 @@
 #include "io/uring.h"
 
 #include <sys/mman.h>
+#include <sys/resource.h>
 #include <sys/syscall.h>
 #include <unistd.h>
 
@@ -22,13 +23,6 @@ constexpr unsigned kNeededFeatures = IORING_FEAT_SINGLE_MMAP | IORING_FEAT_NODRO
 constexpr std::array kNeededOperations{IORING_OP_READ, IORING_OP_READ_FIXED};
 constexpr unsigned kProbedOperations = 64;
 
-std::string reason(int error) {
-    if (error == ENOSYS) return "this kernel has none";
-    if (error == EPERM)
-        return "forbidden here: see the sysctl kernel.io_uring_disabled and the seccomp profile of a container";
-    return std::strerror(error);
-}
-
 int enter(int descriptor, unsigned to_submit, unsigned to_complete, unsigned flags) {
     const long taken = ::syscall(__NR_io_uring_enter, descriptor, to_submit, to_complete, flags, nullptr, 0);
     return taken >= 0 ? static_cast<int>(taken) : -errno;
@@ -47,10 +41,19 @@ unsigned* word(std::byte* rings, unsigned offset) {
 
 }  // namespace
 
+std::string refusal_text(int error) {
+    if (error == ENOSYS) return "this kernel has none";
+    if (error == EPERM)
+        return "forbidden here: see the sysctl kernel.io_uring_disabled and the seccomp profile of a container";
+    rlimit limit{};
+    if (error != ENOMEM || ::getrlimit(RLIMIT_MEMLOCK, &limit) != 0) return std::strerror(error);
+    return text(std::strerror(error), "; RLIMIT_MEMLOCK is ", limit.rlim_cur, " bytes, raise it with ulimit -l");
+}
+
 Uring::Uring(unsigned entries) {
     io_uring_params params{};
     descriptor_ = static_cast<int>(::syscall(__NR_io_uring_setup, entries, &params));
-    require(descriptor_ >= 0, ErrorKind::unsupported, "io_uring: ", reason(errno));
+    require(descriptor_ >= 0, ErrorKind::unsupported, "io_uring: ", refusal_text(errno));
     try {
         require_features(params);
         map(params);

@@ -7,8 +7,12 @@
 #include <cstddef>
 #include <cstdint>
 #include <span>
+#include <string>
 
 namespace moestro::io {
+
+// What an errno of an io_uring call means here and what to do about it.
+std::string refusal_text(int error);
 
 // Not synchronised: the owner's mutex guards everything but block(), which may run beside push() and flush() of other
 // threads. At most `entries` reads may be pushed and not yet reaped: then neither of the two rings can overflow.

@@ -1,12 +1,8 @@
 // Reads through io_uring. There is no thread of ours: submit() hands reads to the kernel, poll() and wait() collect
 // them and refill. Only these two take completions from the ring, so a thread blocked in wait() cannot be robbed of
 // the one it waits for.
-#include <sys/resource.h>
-
 #include <algorithm>
-#include <cerrno>
 #include <chrono>
-#include <cstring>
 #include <mutex>
 #include <optional>
 #include <thread>
@@ -43,11 +39,7 @@ std::size_t total_bytes(const std::vector<iovec>& pieces) {
 }
 
 std::string registration_refusal(std::size_t bytes, int error) {
-    const std::string refused =
-        text("registered buffers: the kernel refused to pin ", bytes, " bytes (", std::strerror(error), ")");
-    rlimit limit{};
-    if (error != ENOMEM || ::getrlimit(RLIMIT_MEMLOCK, &limit) != 0) return refused;
-    return text(refused, "; RLIMIT_MEMLOCK is ", limit.rlim_cur, " bytes, raise it with ulimit -l");
+    return text("registered buffers: the kernel refused to pin ", bytes, " bytes (", refusal_text(error), ")");
 }
 
 class UringReader final : public Reader {

@@ -3,6 +3,7 @@
 
 #include <algorithm>
 #include <atomic>
+#include <cstring>
 #include <map>
 #include <random>
 #include <thread>
@@ -57,8 +58,9 @@ void expect_read(const Completion& got, const ReadRequest& read, const Temporary
     const std::size_t end = std::min(begin + read.destination.size(), size);
     EXPECT_EQ(got.error, 0);
     ASSERT_EQ(got.bytes, end - begin) << "offset " << read.offset << " length " << read.destination.size();
-    EXPECT_TRUE(std::equal(read.destination.begin(), read.destination.begin() + static_cast<std::ptrdiff_t>(got.bytes),
-                           file.contents().begin() + static_cast<std::ptrdiff_t>(begin)));
+    if (got.bytes > 0) {
+        EXPECT_EQ(std::memcmp(read.destination.data(), file.contents().data() + begin, got.bytes), 0);
+    }
 }
 
 TEST_P(ReaderContract, RandomExtentsBringTheFilesBytes) {
@@ -186,24 +188,24 @@ TEST_P(ReaderContract, CancelDropsQueuedRequestsOnly) {
 }
 
 TEST_P(ReaderContract, DestructionWithReadsInFlight) {
-    const TemporaryFile data(8 << 20);
-    for (int round = 0; round < 8; ++round) {
-        std::vector<std::byte> mirror;
+    constexpr std::size_t kBytes = 8 << 20;
+    const TemporaryFile data(kBytes);
+    const std::vector<std::byte> untouched(kBytes, std::byte{0x5a});
+    for (int round = 0; round < 4; ++round) {
         {
-            const PageBuffer memory(16 << 20);
+            const PageBuffer memory(kBytes);
             {
                 const auto reads = reader();
                 const auto file = open(data);
                 std::vector<ReadRequest> requests;
-                for (std::uint64_t tag = 0; tag < 16; ++tag)
+                for (std::uint64_t tag = 0; tag < 8; ++tag)
                     requests.push_back({file, 0, memory.span().subspan(tag << 20, 1 << 20), tag});
                 reads->submit(requests);
             }
             // The reader is gone: nobody may write here any more.
-            std::fill(memory.span().begin(), memory.span().end(), std::byte{0x5a});
+            std::memset(memory.data(), 0x5a, memory.size());
             std::this_thread::sleep_for(std::chrono::milliseconds(2));
-            EXPECT_TRUE(std::all_of(memory.span().begin(), memory.span().end(),
-                                    [](std::byte byte) { return byte == std::byte{0x5a}; }));
+            EXPECT_EQ(std::memcmp(memory.data(), untouched.data(), memory.size()), 0);
         }
     }
 }

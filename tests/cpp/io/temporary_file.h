@@ -4,6 +4,8 @@
 #include <gtest/gtest.h>
 #include <unistd.h>
 
+#include <cstddef>
+#include <cstdint>
 #include <cstdio>
 #include <cstdlib>
 #include <random>
@@ -27,10 +29,12 @@ class TemporaryFile {
     // Rewrites the same file (same inode) and pushes it to the disk, so that direct reads have something to read.
     void fill(std::size_t bytes, unsigned seed) {
         std::mt19937_64 random(seed);
-        contents_.resize(bytes);
-        for (std::byte& byte : contents_) byte = static_cast<std::byte>(random());
+        std::vector<std::uint64_t> words(bytes / sizeof(std::uint64_t) + 1);
+        for (std::uint64_t& word : words) word = random();
+        const auto* begin = reinterpret_cast<const std::byte*>(words.data());
+        contents_.assign(begin, begin + bytes);
         std::FILE* out = std::fopen(path_.c_str(), "wb");
-        if (!out || std::fwrite(contents_.data(), 1, bytes, out) != bytes) std::abort();
+        if (!out || std::fwrite(begin, 1, bytes, out) != bytes) std::abort();
         std::fflush(out);
         ::fsync(::fileno(out));
         std::fclose(out);
