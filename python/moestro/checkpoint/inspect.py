@@ -44,10 +44,6 @@ class ModelSummary:
 
 def summarise_checkpoint(model_type: str, weights: ModelWeights) -> ModelSummary:
     """A Hugging Face checkpoint, as it lies on disk."""
-    items = (
-        (_class_of(role), tensor.core_type, tensor.rows * tensor.cols, tensor.nbytes)
-        for role, tensor in weights.roles()
-    )
     return ModelSummary(
         model_type=model_type,
         layers=len(weights.layers),
@@ -59,7 +55,7 @@ def summarise_checkpoint(model_type: str, weights: ModelWeights) -> ModelSummary
             for layer in weights.layers
         ),
         tied=weights.tied,
-        classes=_total(items),
+        classes=_total(_checkpoint_items(weights)),
     )
 
 
@@ -74,6 +70,11 @@ def summarise_store(model_type: str, tied: bool, manifest: StoreManifest) -> Mod
         tied=tied,
         classes=_total(_store_items(manifest)),
     )
+
+
+def _checkpoint_items(weights: ModelWeights) -> Iterator[tuple[str, str, int, int]]:
+    for role, tensor in weights.roles():
+        yield _class_of(role), tensor.core_type, tensor.rows * tensor.cols, tensor.nbytes
 
 
 def _store_items(manifest: StoreManifest) -> Iterator[tuple[str, str, int, int]]:

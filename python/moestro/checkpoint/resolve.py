@@ -6,6 +6,7 @@ import json
 import os
 import re
 from collections.abc import Callable, Sequence
+from fnmatch import fnmatch
 from pathlib import Path
 from typing import Any
 
@@ -93,16 +94,18 @@ def _download(model: str, say: Callable[[str], None]) -> Path:
 def _remote_files(model: str) -> list[tuple[str, int]]:
     """(name, bytes) of the files that would be downloaded."""
     from huggingface_hub import HfApi
-    from huggingface_hub.utils import filter_repo_objects
 
     siblings: Sequence[Any] = HfApi().model_info(model, files_metadata=True).siblings or ()
-    sizes = {sibling.rfilename: sibling.size or 0 for sibling in siblings}
-    names = list(filter_repo_objects(sizes, allow_patterns=list(_PATTERNS), ignore_patterns=list(_IGNORED)))
-    if not any(name.endswith(".safetensors") for name in names):
+    sizes = {sibling.rfilename: sibling.size or 0 for sibling in siblings if _is_wanted(sibling.rfilename)}
+    if not any(name.endswith(".safetensors") for name in sizes):
         raise CheckpointError(
             f"{model} has no safetensors weights: moestro does not open pickles; look for a converted copy of the model"
         )
-    return [(name, sizes[name]) for name in names]
+    return list(sizes.items())
+
+
+def _is_wanted(name: str) -> bool:
+    return "/" not in name and any(fnmatch(name, pattern) for pattern in _PATTERNS)
 
 
 def _in_cache(model: str, name: str) -> bool:

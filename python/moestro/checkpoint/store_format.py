@@ -11,6 +11,7 @@ import json
 import re
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
@@ -238,6 +239,6 @@ def _check_extents(manifest: StoreManifest, where: str) -> None:
         by_file.setdefault(file, []).append((offset, nbytes, name))
     for extents in by_file.values():
         extents.sort()
-        for (offset, nbytes, name), (following, _, other) in zip(extents, extents[1:], strict=False):
+        for (offset, nbytes, name), (following, _, other) in pairwise(extents):
             if offset + nbytes > following:
                 raise CheckpointError(f"{where}: {name} and {other} overlap")
