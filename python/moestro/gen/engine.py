@@ -1,0 +1,115 @@
+"""The engine: runs one after the other on one decoder, and what stays between them."""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+
+import numpy as np
+from numpy.typing import NDArray
+
+from moestro.errors import BudgetError, UsageError
+from moestro.gen.batching import blocks_for
+from moestro.gen.detokenize import TextDecoder
+from moestro.gen.outputs import RequestOutput
+from moestro.gen.parts import MeasuredPool, MeasuredRuntime, StepDecoder
+from moestro.gen.prefix import KeptPrefix
+from moestro.gen.request import Request
+from moestro.gen.run import Event, Machine, PrefillProgress, Run
+from moestro.gen.stats import RunStats
+from moestro.kv.blocks import KvSequence
+from moestro.models.spec import RopeSpec
+from moestro.models.step import StepBatch
+from moestro.units import format_bytes
+
+# Logits of a step are a temporary array beside the caller's result; this bounds it.
+_LOGITS_BYTES = 32 * 1024 * 1024
+
+
+class Engine:
+    """Borrows decoder, pool and runtime. One run at a time: another one meanwhile, from any thread, is a UsageError."""
+
+    def __init__(
+        self,
+        decoder: StepDecoder,
+        pool: MeasuredPool,
+        runtime: MeasuredRuntime,
+        rope: RopeSpec,
+        text: TextDecoder | None = None,
+    ) -> None:
+        self.stats: RunStats | None = None  # of the last run that computed something or was cancelled
+        self._machine = Machine(decoder, pool, runtime, text, KeptPrefix(rope))
+        self._busy = threading.Lock()
+
+    def run(
+        self, requests: Sequence[Request], *, keep: bool = False, progress: PrefillProgress | None = None
+    ) -> list[RequestOutput]:
+        """Runs to the end. An exception, KeyboardInterrupt included, leaves the engine usable."""
+        with self._alone():
+            run = Run(self._machine, requests, keep=keep, progress=progress)
+            for _ in self._events(run):
+                pass
+            return run.outputs()
+
+    def stream(
+        self, requests: Sequence[Request], *, keep: bool = False, progress: PrefillProgress | None = None
+    ) -> Iterator[Event]:
+        """Chunks as they come. Closing the iterator cancels at once. Nothing runs before the first `next`."""
+        with self._alone():
+            yield from self._events(Run(self._machine, requests, keep=keep, progress=progress))
+
+    def logits(self, token_ids: Sequence[int], vocab_size: int) -> NDArray[np.float32]:
+        """float32 [len(token_ids), vocab]: row i follows tokens 0..i. Raises BudgetError when the KV cannot fit."""
+        with self._alone():
+            self._make_room(len(token_ids))
+            rows = max(1, min(self._machine.decoder.max_rows, _LOGITS_BYTES // (4 * vocab_size)))
+            result = np.empty((len(token_ids), vocab_size), np.float32)
+            sequence = KvSequence(self._machine.pool)
+            try:
+                for begin in range(0, len(token_ids), rows):
+                    chunk = np.asarray(token_ids[begin : begin + rows], np.int32)
+                    positions = np.arange(begin, begin + chunk.size)
+                    segment = (sequence, 0, chunk.size, len(token_ids))
+                    batch = StepBatch(chunk, positions, [segment], np.arange(chunk.size))
+                    result[begin : begin + chunk.size] = self._machine.decoder.forward(batch)
+            finally:
+                sequence.close()
+            return result
+
+    def forget(self) -> None:
+        """Drops the kept chat turn. Raises UsageError while a run is open."""
+        with self._alone():
+            self._machine.kept.drop()
+
+    @property
+    def busy(self) -> bool:
+        return self._busy.locked()
+
+    def _events(self, run: Run) -> Iterator[Event]:
+        try:
+            while run.unfinished:
+                yield from run.step()
+        finally:
+            self.stats = run.end()
+
+    def _make_room(self, positions: int) -> None:
+        pool, blocks = self._machine.pool, blocks_for(positions)
+        if blocks > pool.blocks_available:
+            self._machine.kept.drop()
+        if blocks > pool.blocks_available:
+            missing = (blocks - pool.blocks_available) * pool.block_bytes
+            raise BudgetError(
+                f"logits of {positions} tokens need {blocks} KV blocks of {format_bytes(pool.block_bytes)}, but the "
+                f"memory budget leaves {pool.blocks_available}; {format_bytes(missing)} are missing: raise host_memory "
+                "or pass fewer tokens"
+            )
+
+    @contextmanager
+    def _alone(self) -> Iterator[None]:
+        if not self._busy.acquire(blocking=False):
+            raise UsageError("this model is busy: finish or close the open stream before starting something else")
+        try:
+            yield
+        finally:
+            self._busy.release()

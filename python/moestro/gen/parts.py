@@ -1,0 +1,46 @@
+"""What the step loop needs of the model below it, as contracts that a test can fake."""
+
+from __future__ import annotations
+
+from typing import Any, Protocol
+
+import numpy as np
+from numpy.typing import NDArray
+
+from moestro.kv.blocks import BlockPool
+from moestro.models.step import StepBatch
+
+
+class StepDecoder(Protocol):
+    """`moestro.models.decoder.Decoder`."""
+
+    @property
+    def max_rows(self) -> int: ...
+    def forward(self, batch: StepBatch) -> NDArray[np.float32]: ...
+
+
+class MeasuredPool(BlockPool, Protocol):
+    """`moestro._core.KvPool`."""
+
+    @property
+    def block_bytes(self) -> int: ...
+    @property
+    def blocks_in_use(self) -> int: ...
+    @property
+    def blocks_available(self) -> int: ...
+
+
+class MeasuredLedger(Protocol):
+    @property
+    def budget(self) -> int: ...
+    @property
+    def peak(self) -> int: ...
+    def entries(self) -> list[dict[str, Any]]: ...
+
+
+class MeasuredRuntime(Protocol):
+    """`moestro._core.Runtime`."""
+
+    @property
+    def ledger(self) -> MeasuredLedger: ...
+    def counters(self) -> dict[str, int]: ...

@@ -1,0 +1,126 @@
+"""What one run cost: `LLM.stats()` and the closing line of the commands."""
+
+from __future__ import annotations
+
+import time
+from collections import Counter
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import asdict, dataclass
+from typing import Any
+
+from moestro.gen.parts import MeasuredRuntime
+
+# Counters of the core that are times, and the lanes they belong to.
+_LANES = {
+    "compute": "compute_ns",  # expert kernels
+    "stall": "stall_ns",  # waiting for reads with nothing to compute
+    "arrival": "arrival_ns",  # verifying and interleaving what arrived
+    "ssd": "read_busy_ns",  # at least one expert read in flight
+}
+
+
+@dataclass(frozen=True)
+class RunStats:
+    """One run of generate, stream or chat. Times in seconds, without the time the caller took between chunks."""
+
+    prompt_tokens: int
+    reused_tokens: int  # prompt tokens whose KV an earlier turn had left
+    generated_tokens: int
+    finish_reasons: dict[str, int]  # "stop" | "length" | "cancelled" -> answers
+    steps: int
+    wall_s: float
+    ttft_s: float | None  # from the call to the run's first token; None where there was none
+    prefill_s: float  # steps that read a prompt, decodes beside it included
+    prefill_tokens_per_s: float
+    decode_s: float  # all other steps
+    decode_tokens_per_s: float
+    hits: int  # per distinct (layer, expert) of a step: in memory
+    misses: int  # read from the SSD
+    joined: int  # found while being read
+    evictions: int
+    reads: int
+    expert_bytes_read: int
+    trunk_bytes_read: int
+    lanes_s: dict[str, float]
+    budget_bytes: int
+    peak_bytes: int  # of all reservations together, since loading
+    peak_bytes_by_entry: dict[str, int]
+
+    @property
+    def hit_rate(self) -> float | None:
+        """None for a model without experts."""
+        asked = self.hits + self.misses + self.joined
+        return self.hits / asked if asked else None
+
+    @property
+    def read_gb_per_s(self) -> float | None:
+        """Expert bytes over the time with a read in flight, 1e9 bytes per second; None where nothing was read."""
+        busy = self.lanes_s["ssd"]
+        return self.expert_bytes_read / busy / 1e9 if busy > 0 else None
+
+    def as_dict(self) -> dict[str, Any]:
+        return {**asdict(self), "hit_rate": self.hit_rate, "read_gb_per_s": self.read_gb_per_s}
+
+
+class RunMeter:
+    """Measures one run, from construction to `finish`."""
+
+    def __init__(self, runtime: MeasuredRuntime, clock: Callable[[], float] = time.perf_counter) -> None:
+        self._runtime = runtime
+        self._clock = clock
+        self._before = runtime.counters()
+        self._begun = clock()
+        self._ttft: float | None = None
+        self._seconds = {True: 0.0, False: 0.0}  # by: did the step read a prompt
+        self._decoded = 0  # tokens of steps that read no prompt
+        self._step_begun = 0.0
+        self.steps = self.prompt_rows = self.prompt_tokens = self.reused_tokens = 0
+
+    def begin_step(self) -> None:
+        self._step_begun = self._clock()
+
+    def end_step(self, prompt_rows: int, new_tokens: int) -> None:
+        now = self._clock()
+        self.steps += 1
+        self._seconds[prompt_rows > 0] += now - self._step_begun
+        self.prompt_rows += prompt_rows
+        self._decoded += new_tokens if prompt_rows == 0 else 0
+        if self._ttft is None and new_tokens:
+            self._ttft = now - self._begun
+
+    def finish(self, generated: int, reasons: Iterable[str]) -> RunStats:
+        used = _difference(self._runtime.counters(), self._before)
+        ledger = self._runtime.ledger
+        prefill, decode = self._seconds[True], self._seconds[False]
+        return RunStats(
+            prompt_tokens=self.prompt_tokens,
+            reused_tokens=self.reused_tokens,
+            generated_tokens=generated,
+            finish_reasons=dict(Counter(reasons)),
+            steps=self.steps,
+            wall_s=prefill + decode,
+            ttft_s=self._ttft,
+            prefill_s=prefill,
+            prefill_tokens_per_s=_rate(self.prompt_rows, prefill),
+            decode_s=decode,
+            decode_tokens_per_s=_rate(self._decoded, decode),
+            hits=used["hits"],
+            misses=used["misses"],
+            joined=used["joined"],
+            evictions=used["evictions"],
+            reads=used["reads"],
+            expert_bytes_read=used["expert_bytes_read"],
+            trunk_bytes_read=used["trunk_bytes_read"],
+            lanes_s={lane: used[name] / 1e9 for lane, name in _LANES.items()},
+            budget_bytes=ledger.budget,
+            peak_bytes=ledger.peak,
+            peak_bytes_by_entry={entry["name"]: entry["peak"] for entry in ledger.entries()},
+        )
+
+
+def _difference(after: Mapping[str, int], before: Mapping[str, int]) -> dict[str, int]:
+    return {name: value - before[name] for name, value in after.items()}
+
+
+def _rate(count: int, seconds: float) -> float:
+    return count / seconds if seconds > 0 else 0.0
