@@ -30,7 +30,7 @@ CPP_LEVELS: tuple[tuple[str, ...], ...] = (
 # The same for the files and folders directly below python/moestro.
 PYTHON_LEVELS: tuple[tuple[str, ...], ...] = (
     ("errors", "_core"),
-    ("units",),
+    ("units", "knobs"),
     ("config", "memory_limits"),
     ("core",),
     ("checkpoint", "trace"),
