@@ -29,9 +29,9 @@ def resolve_model(model: str, say: Callable[[str], None] = lambda _: None) -> Pa
     repository without safetensors, StorageError when it cannot be had (offline: with the command to run).
     """
     path = Path(model).expanduser()
-    if path.is_dir():
+    if model and path.is_dir():
         return path
-    if path.exists():
+    if path.is_file():
         raise UsageError(f"{model} is a file: give the model's directory")
     if not _REPOSITORY.fullmatch(model) or ".." in model or model.endswith((".safetensors", ".gguf")):
         raise UsageError(f"{model!r} is neither an existing directory nor a Hugging Face name like 'org/name'")

@@ -38,7 +38,7 @@ class TensorClaims:
 
     def finish(self, ignorable: frozenset[str] = frozenset()) -> None:
         """Raises CheckpointError naming what is missing, has another shape or type, or is left over."""
-        leftover = [name for name in self._tensors if name not in self._claimed and name not in ignorable]
+        leftover = sorted(self._tensors.keys() - self._claimed - ignorable)
         problems = [
             f"{len(names)} {what}: {', '.join(names[:_SHOWN])}{', ...' if len(names) > _SHOWN else ''}"
             for what, names in (
