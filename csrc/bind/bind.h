@@ -15,6 +15,9 @@ namespace moestro::bind {
 
 namespace py = pybind11;
 
+// Throws Error(unsupported) on a CPU without AVX2, FMA and F16C. Runs no code that needs them.
+void refuse_old_cpu();
+
 void bind_errors(py::module_& module);     // Error kinds -> the classes of moestro.errors
 void bind_compute(py::module_& module);    // Compute, isa_tables
 void bind_quant(py::module_& module);      // Matrix, packing

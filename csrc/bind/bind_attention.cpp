@@ -15,9 +15,8 @@ namespace {
 using namespace py::literals;
 
 void require_layer(const memory::KvPool& pool, int layer) {
-    const std::size_t layers = pool.block_bytes() / pool.layout().block_bytes();
-    require(layer >= 0 && static_cast<std::size_t>(layer) < layers, ErrorKind::usage, "argument layer: expected 0 to ",
-            layers - 1, "; got ", layer);
+    require(layer >= 0 && layer < pool.layers(), ErrorKind::usage, "argument layer: expected 0 to ", pool.layers() - 1,
+            "; got ", layer);
 }
 
 void require_positions(const View<const std::int64_t>& positions) {
@@ -106,13 +105,26 @@ void attention(kernels::Compute& compute, const KvRef& kv, int layer, const py::
                                     .rows = size32(rows, "q"),
                                     .y = y.data};
     py::gil_scoped_release released;
-    kernels::attention(compute, job);
+    kernels::AttentionScratch scratch;
+    kernels::attention(compute, job, scratch);
+}
+
+std::size_t attention_scratch_bytes(std::int64_t kv_heads, std::int64_t head_dim, std::int64_t heads, std::int64_t rows,
+                                    std::int64_t max_len, int threads) {
+    const kernels::KvLayout layout{kernels::KvType::f32, size32(kv_heads, "kv_heads"), size32(head_dim, "head_dim")};
+    require(kv_heads > 0 && heads > 0 && heads % kv_heads == 0 && max_len > 0 && threads > 0, ErrorKind::usage,
+            "attention_scratch_bytes: expected heads as a multiple of kv_heads, and sizes above 0");
+    return kernels::AttentionScratch::bytes(layout, size32(heads, "heads"), size32(rows, "rows"), max_len, threads);
 }
 
 }  // namespace
 
 void bind_attention(py::module_& module) {
     module.def("kv_append", &kv_append, "compute"_a, "kv"_a, "layer"_a, "k"_a, "v"_a, "positions"_a, "blocks"_a);
+    module.attr("KV_TYPES") = py::make_tuple("f32", "bf16", "f16");
+    module.attr("KV_BLOCK") = kernels::kKvBlock;
+    module.def("attention_scratch_bytes", &attention_scratch_bytes, "kv_heads"_a, "head_dim"_a, "heads"_a, "rows"_a,
+               "max_len"_a, "threads"_a);
     module.def("attention", &attention, "compute"_a, "kv"_a, "layer"_a, "q"_a, "positions"_a, "tables"_a,
                "table_begin"_a, "scale"_a, "out"_a, "window"_a = 0, "sinks"_a = py::none());
 }

@@ -2,6 +2,7 @@
 #include <pybind11/stl.h>
 
 #include <string>
+#include <string_view>
 
 #include "bind/bind.h"
 #include "kernels/compute.h"
@@ -19,27 +20,42 @@ std::shared_ptr<kernels::Compute> make_compute(int threads, const std::string& i
     return std::make_shared<kernels::Compute>(threads, kernels::choose_isa(isa));
 }
 
-// Why the CPU cannot run the named table; empty when it can.
-std::string refusal(const std::string& isa) {
+bool usable(std::string_view isa) {
     try {
         kernels::choose_isa(isa);
-        return {};
+        return true;
     } catch (const Error& error) {
         if (error.kind() != ErrorKind::unsupported) throw;
-        return error.what();
+        return false;
     }
 }
 
+// Why `best` is not the named table; empty when it is. Its refusals read "name: reason".
+std::string reason(const kernels::IsaChoice& best, std::string_view isa) {
+    const std::string prefix = text(isa, ": ");
+    for (const std::string& refused : best.refused) {
+        if (refused.starts_with(prefix)) return refused.substr(prefix.size());
+    }
+    return {};
+}
+
 py::list isa_tables() {
+    const kernels::IsaChoice best = kernels::choose_isa("");
     py::list tables;
     for (const kernels::Isa isa : {kernels::Isa::scalar, kernels::Isa::avx2, kernels::Isa::avx512}) {
-        const std::string name(kernels::name(isa)), reason = refusal(name);
-        tables.append(py::dict("name"_a = name, "usable"_a = reason.empty(), "reason"_a = reason));
+        const std::string_view name = kernels::name(isa);
+        tables.append(py::dict("name"_a = name, "usable"_a = usable(name), "reason"_a = reason(best, name)));
     }
     return tables;
 }
 
 }  // namespace
+
+void refuse_old_cpu() {
+    const kernels::IsaChoice best = kernels::choose_isa("");
+    require(best.active != kernels::Isa::scalar, ErrorKind::unsupported,
+            "moestro needs an x86-64 CPU with AVX2, FMA and F16C: ", reason(best, "avx2"), ".");
+}
 
 void bind_compute(py::module_& module) {
     py::class_<kernels::Compute, std::shared_ptr<kernels::Compute>>(module, "Compute",

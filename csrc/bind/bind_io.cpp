@@ -66,8 +66,9 @@ py::dict measure_read_rate(const std::string& path, std::int64_t block_bytes, in
         info = engine->info();
     }
     if (!file->refusal().empty()) info.refused.push_back(file->refusal());
-    return py::dict("bytes_per_second"_a = rate.bytes_per_second, "reader"_a = info.engine, "depth"_a = info.depth,
-                    "direct"_a = file->direct(), "refused"_a = info.refused);
+    return py::dict("bytes_per_second"_a = rate.bytes_per_second, "bytes"_a = rate.bytes,
+                    "seconds"_a = static_cast<double>(rate.elapsed) * 1e-9, "reader"_a = info.engine,
+                    "depth"_a = info.depth, "direct"_a = rate.direct, "refused"_a = info.refused);
 }
 
 }  // namespace

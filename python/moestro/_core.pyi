@@ -1,7 +1,8 @@
-"""The C++ core. Arrays are C-contiguous numpy arrays (anything with ``__dlpack__`` is accepted for inputs); float arrays are
+"""The C++ core. Arrays are C-contiguous numpy arrays, or anything with ``__dlpack__`` on host memory; float arrays are
 float32. Errors are the classes of ``moestro.errors``. Calls that compute or wait release the GIL."""
 
-from typing import Any, Sequence
+from collections.abc import Sequence
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -18,23 +19,32 @@ POLICIES: tuple[str, ...]  # "lru"
 READERS: tuple[str, ...]  # "io_uring", "threads"
 KV_BLOCK: int  # 64
 
-def isa_tables() -> list[dict[str, Any]]: ...  # [{"name", "usable": bool, "reason": str}], best last
-def xxh64(data: Any) -> int: ...
+def isa_tables() -> list[dict[str, Any]]:
+    """[{"name": str, "usable": bool, "reason": str}], best last; reason: why it is not the best one here, or empty."""
 
-# ---- quant ----
+def xxh64(data: Any) -> int:
+    """The checksum of records: XXH64, seed 0, of anything with contiguous bytes."""
+
+# ---- quant: packed matrices (docs/numerics.md, "Formats") ----
+# format: one of FORMATS. scale: "none" for f32 and bf16; "f16", "bf16" or "f32" for q8 and q4. dtype: of a source
+# tensor, "f32", "bf16" or "f16". source: raw bytes of a row-major tensor [rows, cols]. packed, out: matrix_bytes(...)
+# long.
+
 def matrix_bytes(format: str, scale: str, rows: int, cols: int) -> int: ...
 def choose_scale_type(source: U8, dtype: str, rows: int, cols: int, format: str) -> str: ...
 def pack_matrix(
     compute: Compute, source: U8, dtype: str, rows: int, cols: int, format: str, scale: str, out: U8
-) -> None: ...  # source: raw bytes of a row-major tensor; out: matrix_bytes(...) long
+) -> None: ...
 def unpack_matrix(packed: U8, format: str, scale: str, rows: int, cols: int) -> F32: ...
-def unpack_codes(packed: U8, format: str, scale: str, rows: int, cols: int) -> tuple[NDArray[np.int8], F32]: ...
+def unpack_codes(packed: U8, format: str, scale: str, rows: int, cols: int) -> tuple[NDArray[np.int8], F32]:
+    """codes [rows, cols] and scales [rows, ceil(cols / 32)] of a q8 or q4 matrix."""
 
 class Matrix:
-    """A packed weight [rows, cols] in memory the core (or a kept numpy array) owns."""
+    """A packed weight [rows, cols] in memory that the core owns. Immutable; any thread may use it."""
 
     @staticmethod
-    def from_packed(packed: U8, format: str, scale: str, rows: int, cols: int, bias: F32 | None = None) -> Matrix: ...
+    def from_packed(packed: U8, format: str, scale: str, rows: int, cols: int, bias: F32 | None = None) -> Matrix:
+        """Copies `packed` and `bias` [rows]."""
     @property
     def rows(self) -> int: ...
     @property
@@ -45,43 +55,78 @@ class Matrix:
     def nbytes(self) -> int: ...
 
 class Compute:
-    def __init__(self, threads: int = 1, isa: str = "") -> None: ...
+    """Threads and an instruction set to compute with. Calls from several threads are served one after the other."""
+
+    def __init__(self, threads: int = 1, isa: str = "") -> None:
+        """threads: 1 to 1024, the caller included. isa: "" takes the best table; one that this CPU cannot run is an
+        UnsupportedError."""
     @property
     def threads(self) -> int: ...
     @property
     def isa(self) -> str: ...
     @property
-    def refused(self) -> list[str]: ...
+    def refused(self) -> list[str]:
+        """The tables that are not active, each with its reason: "avx512: this CPU lacks avx512f"."""
 
 # ---- ops: outputs are given, results are exact functions of the inputs (docs/numerics.md) ----
-def linear(compute: Compute, x: F32, weights: Sequence[Matrix], outs: Sequence[F32]) -> None: ...
-    # x [rows, K]; outs[i] [rows, N_i], last dimension contiguous (a column slice of a wider array is fine)
-def gated_mlp(compute: Compute, x: F32, gate: Matrix, up: Matrix, down: Matrix, out: F32) -> None: ...
-def rms_norm(compute: Compute, x: F32, weight: F32, eps: float, out: F32) -> None: ...  # over the last dimension
-def add(compute: Compute, x: F32, y: F32) -> None: ...  # x += y
-def route_softmax_topk(
-    compute: Compute, logits: F32, top_k: int, normalise: bool
-) -> tuple[I32, F32]: ...  # [rows, top_k] each
-def rope_table(positions: I64, inv_freq: F32, attention_factor: float) -> tuple[F32, F32]: ...
-    # inv_freq [half] or [rows, half] -> cos, sin [rows, half]
-def rope(compute: Compute, x: F32, cos: F32, sin: F32) -> None: ...  # x [rows, heads, head_dim], in place
-def widen(source: U8, dtype: str, count: int) -> F32: ...
-def quantize_activations(compute: Compute, x: F32) -> tuple[NDArray[np.int8], F32]: ...  # codes, scales: for tests
-def kv_append(compute: Compute, kv: KvPool, layer: int, k: F32, v: F32, positions: I64, blocks: I32) -> None: ...
-    # k, v [rows, kv_heads, head_dim]; blocks [rows]: id of the block holding each position
+# Outputs share no memory with inputs unless said. NumericError: something that must be finite is not.
+
+def linear(compute: Compute, x: F32, weights: Sequence[Matrix], outs: Sequence[F32]) -> None:
+    """outs[i] = x weights[i]^T + bias. x [rows, K]; outs[i] [rows, N_i], a column slice of a wider array is fine."""
+
+def gated_mlp(compute: Compute, x: F32, gate: Matrix, up: Matrix, down: Matrix, out: F32) -> None:
+    """out = down(silu(gate x) * up x). x, out [rows, hidden]."""
+
+def rms_norm(compute: Compute, x: F32, weight: F32, eps: float, out: F32) -> None:
+    """Over the last dimension, of any number of them; out may be x."""
+
+def add(compute: Compute, x: F32, y: F32) -> None:
+    """x += y, of one shape."""
+
+def route_softmax_topk(compute: Compute, logits: F32, top_k: int, normalise: bool) -> tuple[I32, F32]:
+    """logits [rows, experts] -> ids, weights [rows, top_k], by descending weight."""
+
+def rope_table(positions: I64, inv_freq: F32, attention_factor: float) -> tuple[F32, F32]:
+    """inv_freq [half], or [rows, half] with one set per row -> cos, sin [rows, half]."""
+
+def rope(compute: Compute, x: F32, cos: F32, sin: F32) -> None:
+    """Rotates x [rows, heads, head_dim] in place. cos, sin [rows, head_dim / 2]."""
+
+def widen(source: U8, dtype: str, count: int) -> F32:
+    """`count` elements of `dtype` as float32."""
+
+def quantize_activations(compute: Compute, x: F32) -> tuple[NDArray[np.int8], F32]:
+    """x [rows, cols] -> codes [rows, groups * 32], scales [rows, groups], as integer formats read them."""
+
+def kv_append(compute: Compute, kv: KvPool, layer: int, k: F32, v: F32, positions: I64, blocks: I32) -> None:
+    """Writes k, v [rows, kv_heads, head_dim] at positions [rows]; blocks [rows]: ids of the blocks that hold them."""
+
 def attention(
     compute: Compute,
     kv: KvPool,
     layer: int,
-    q: F32,  # [rows, heads, head_dim]
-    positions: I64,  # [rows]
-    tables: I32,  # concatenated block ids; -1 for blocks wholly before the window
-    table_begin: I64,  # [rows]
+    q: F32,
+    positions: I64,
+    tables: I32,
+    table_begin: I64,
     scale: float,
     out: F32,
     window: int = 0,
     sinks: F32 | None = None,
-) -> None: ...
+) -> None:
+    """Row r is one query q[r] [heads, head_dim] at positions[r]; its sequence's block ids start at
+    tables[table_begin[r]] and cover positions 0..positions[r]. Blocks wholly before the window may be -1.
+    window: keys seen, 0 = all. sinks [heads] or None. out like q."""
+
+# ---- bytes that calls take besides their arguments, for memory plans ----
+def activation_bytes(rows: int, cols: int, integer: bool) -> int:
+    """One linear call on [rows, cols]; integer: whether an integer format reads them."""
+
+def mlp_scratch_bytes(rows: int, intermediate: int, integer: bool) -> int:
+    """One gated_mlp call, besides activation_bytes of its input; integer: down's format."""
+
+def attention_scratch_bytes(kv_heads: int, head_dim: int, heads: int, rows: int, max_len: int, threads: int) -> int:
+    """One attention call of up to `rows` rows at positions below `max_len`."""
 
 class KvPool:
     def allocate(self) -> int: ...
@@ -174,4 +219,11 @@ class Runtime:
     def check_integrity(self) -> None: ...
     def close(self) -> None: ...  # waits for reads in flight, frees everything; later calls raise UsageError
 
-def measure_read_rate(path: str, block_bytes: int, depth: int, reader: str, cache: str, seconds: float) -> dict[str, Any]: ...
+def measure_read_rate(
+    path: str, block_bytes: int, depth: int, reader: str, cache: str, seconds: float
+) -> dict[str, Any]:
+    """Reads an existing file once from its start, for at most `seconds`, `depth` blocks in flight.
+
+    -> bytes_per_second, bytes, seconds, reader, depth, direct, refused: list[str]. Raises StorageError,
+    UnsupportedError for a reader that cannot run here, UsageError for a file shorter than one block.
+    """
