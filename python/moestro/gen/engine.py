@@ -3,19 +3,19 @@
 from __future__ import annotations
 
 import threading
-from collections.abc import Iterator, Sequence
+from collections.abc import Generator, Iterator, Sequence
 from contextlib import contextmanager
 
 import numpy as np
 from numpy.typing import NDArray
 
 from moestro.errors import BudgetError, UsageError
-from moestro.gen.batching import blocks_for
+from moestro.gen.batching import blocks_for, blocks_of
 from moestro.gen.detokenize import TextDecoder
 from moestro.gen.outputs import RequestOutput
 from moestro.gen.parts import MeasuredPool, MeasuredRuntime, StepDecoder
 from moestro.gen.prefix import KeptPrefix
-from moestro.gen.request import Request
+from moestro.gen.request import Request, kv_refusal
 from moestro.gen.run import Event, Machine, PrefillProgress, Run
 from moestro.gen.stats import RunStats
 from moestro.kv.blocks import KvSequence
@@ -41,11 +41,16 @@ class Engine:
         self.stats: RunStats | None = None  # of the last run that computed something or was cancelled
         self._machine = Machine(decoder, pool, runtime, text, KeptPrefix(rope))
         self._busy = threading.Lock()
+        self._open: Run | None = None
 
     def run(
         self, requests: Sequence[Request], *, keep: bool = False, progress: PrefillProgress | None = None
     ) -> list[RequestOutput]:
-        """Runs to the end. An exception, KeyboardInterrupt included, leaves the engine usable."""
+        """Runs to the end. An exception, KeyboardInterrupt included, leaves the engine usable.
+
+        Raises BudgetError, before anything is computed, for a request whose KV cannot fit.
+        """
+        self._check_room(requests)
         with self._alone():
             run = Run(self._machine, requests, keep=keep, progress=progress)
             for _ in self._events(run):
@@ -54,10 +59,13 @@ class Engine:
 
     def stream(
         self, requests: Sequence[Request], *, keep: bool = False, progress: PrefillProgress | None = None
-    ) -> Iterator[Event]:
-        """Chunks as they come. Closing the iterator cancels at once. Nothing runs before the first `next`."""
-        with self._alone():
-            yield from self._events(Run(self._machine, requests, keep=keep, progress=progress))
+    ) -> Generator[Event, None, None]:
+        """Chunks as they come. Closing the iterator cancels at once. Nothing runs before the first `next`.
+
+        Raises BudgetError here, not later, for a request whose KV cannot fit.
+        """
+        self._check_room(requests)
+        return self._stream(requests, keep, progress)
 
     def logits(self, token_ids: Sequence[int], vocab_size: int) -> NDArray[np.float32]:
         """float32 [len(token_ids), vocab]: row i follows tokens 0..i. Raises BudgetError when the KV cannot fit."""
@@ -77,21 +85,36 @@ class Engine:
                 sequence.close()
             return result
 
-    def forget(self) -> None:
-        """Drops the kept chat turn. Raises UsageError while a run is open."""
-        with self._alone():
-            self._machine.kept.drop()
+    def close(self) -> None:
+        """Ends an open stream and drops the kept chat turn. Raises UsageError while another thread computes."""
+        if self._open is not None and self._open.computing:
+            raise UsageError("another thread is computing with this model: let it finish, then close")
+        if self._open is not None:
+            self.stats = self._open.end()
+        self._machine.kept.drop()
 
-    @property
-    def busy(self) -> bool:
-        return self._busy.locked()
+    def _stream(
+        self, requests: Sequence[Request], keep: bool, progress: PrefillProgress | None
+    ) -> Generator[Event, None, None]:
+        with self._alone():
+            yield from self._events(Run(self._machine, requests, keep=keep, progress=progress))
 
     def _events(self, run: Run) -> Iterator[Event]:
+        self._open = run
         try:
             while run.unfinished:
                 yield from run.step()
         finally:
+            self._open = None
             self.stats = run.end()
+
+    def _check_room(self, requests: Sequence[Request]) -> None:
+        pool = self._machine.pool
+        capacity = pool.blocks_in_use + pool.blocks_available
+        for request in requests:
+            blocks = blocks_of(request)
+            if blocks > capacity:
+                raise BudgetError(kv_refusal(request, blocks, capacity, pool.block_bytes))
 
     def _make_room(self, positions: int) -> None:
         pool, blocks = self._machine.pool, blocks_for(positions)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 from moestro.config import SamplingParams
@@ -32,7 +33,6 @@ class Limits:
     vocab_size: int
     max_model_len: int  # tokens, prompt and answer together
     kv_positions: int  # positions that fit the memory budget, one sequence alone
-    kv_position_bytes: int
 
 
 def make_request(
@@ -45,9 +45,7 @@ def make_request(
     """Raises UsageError for an empty, too long or impossible prompt. Whether its KV fits is asked at admission."""
     if not prompt_ids:
         raise UsageError("prompt: expected at least one token, got none; models without a start token need some text")
-    for token in prompt_ids:
-        if not 0 <= token < limits.vocab_size:
-            raise UsageError(f"prompt: token id {token} is outside the vocabulary [0, {limits.vocab_size})")
+    check_token_ids(prompt_ids, limits.vocab_size, "prompt")
     room = limits.max_model_len - len(prompt_ids)
     if room < 1:
         raise UsageError(
@@ -59,6 +57,13 @@ def make_request(
     else:  # as much as the model and the memory can hold
         room = max(1, min(room, limits.kv_positions - len(prompt_ids) + 1))
     return Request(prompt, prompt_ids, params, eos_ids, room)
+
+
+def check_token_ids(token_ids: Sequence[int], vocab_size: int, what: str) -> None:
+    """Raises UsageError for an id that the model does not have."""
+    for token in token_ids:
+        if not 0 <= token < vocab_size:
+            raise UsageError(f"{what}: token id {token} is outside the vocabulary [0, {vocab_size})")
 
 
 def kv_refusal(request: Request, blocks: int, capacity: int, block_bytes: int) -> str:

@@ -8,14 +8,13 @@ from typing import NamedTuple
 
 import numpy as np
 
-from moestro.errors import BudgetError
 from moestro.gen.answer import Answer
 from moestro.gen.batching import Span, blocks_of, may_start, plan_step
 from moestro.gen.detokenize import TextDecoder
 from moestro.gen.outputs import RequestOutput, StreamChunk
 from moestro.gen.parts import MeasuredPool, MeasuredRuntime, StepDecoder
 from moestro.gen.prefix import KeptPrefix
-from moestro.gen.request import Request, kv_refusal
+from moestro.gen.request import Request
 from moestro.gen.running import Running
 from moestro.gen.stats import RunMeter, RunStats
 from moestro.kv.blocks import KvSequence
@@ -46,22 +45,19 @@ class Run:
     def __init__(
         self, machine: Machine, requests: Sequence[Request], *, keep: bool, progress: PrefillProgress | None
     ) -> None:
-        """keep: the first request continues the kept KV and leaves its own there.
-
-        Raises BudgetError, before anything is computed, for a request whose KV cannot fit.
-        """
+        """keep: the first request continues the kept KV and leaves its own there. Nothing is taken before `step`."""
         self._machine = machine
         self._requests = tuple(requests)
         self._keep = keep
         self._progress = progress
-        for request in self._requests:
-            self._check_room(request)
         self._answers = [
             [Answer(request, index, machine.text) for index in range(request.params.n)] for request in self._requests
         ]
         self._waiting = deque(range(len(self._requests)))
         self._running: list[Running] = []
         self._meter = RunMeter(machine.runtime)
+        self._stats: RunStats | None = None
+        self.computing = False  # within `step`, chunks not yet handed out
 
     @property
     def unfinished(self) -> bool:
@@ -69,15 +65,11 @@ class Run:
 
     def step(self) -> Iterator[Event]:
         """Admits what fits, runs one step, and yields what it said."""
-        self._admit()
-        self._meter.begin_step()
-        spans = plan_step([sequence.pending for sequence in self._running], self._machine.decoder.max_rows)
-        prompt_rows = sum(span.rows for span in spans if self._running[span.place].reading_prompt)
-        events = self._forward(spans)
-        self._meter.end_step(prompt_rows, len(events))
-        if prompt_rows and self._progress:
-            everything = sum(len(request.prompt_ids) for request in self._requests)
-            self._progress(self._meter.prompt_rows, everything - self._meter.reused_tokens)
+        self.computing = True
+        try:
+            events = self._compute()
+        finally:
+            self.computing = False
         yield from events
 
     def outputs(self) -> list[RequestOutput]:
@@ -87,22 +79,32 @@ class Run:
         ]
 
     def end(self) -> RunStats:
-        """Cancels what is unfinished and gives every sequence back."""
+        """Cancels what is unfinished and gives every sequence back. May be called again."""
+        if self._stats is not None:
+            return self._stats
+        self._waiting.clear()
         for answers in self._answers:
             for answer in answers:
                 answer.cancel()
         while self._running:
             self._running.pop().release()
         outputs = [answer.output for answers in self._answers for answer in answers]
-        return self._meter.finish(
+        self._stats = self._meter.finish(
             sum(len(output.token_ids) for output in outputs), [str(output.finish_reason) for output in outputs]
         )
+        return self._stats
 
-    def _check_room(self, request: Request) -> None:
-        pool = self._machine.pool
-        blocks, capacity = blocks_of(request), pool.blocks_in_use + pool.blocks_available
-        if blocks > capacity:
-            raise BudgetError(kv_refusal(request, blocks, capacity, pool.block_bytes))
+    def _compute(self) -> list[Event]:
+        self._admit()
+        self._meter.begin_step()
+        spans = plan_step([sequence.pending for sequence in self._running], self._machine.decoder.max_rows)
+        prompt_rows = sum(span.rows for span in spans if self._running[span.place].reading_prompt)
+        events = self._forward(spans)
+        self._meter.end_step(prompt_rows, len(events))
+        if prompt_rows and self._progress:
+            everything = sum(len(request.prompt_ids) for request in self._requests)
+            self._progress(self._meter.prompt_rows, everything - self._meter.reused_tokens)
+        return events
 
     def _admit(self) -> None:
         while self._waiting:

@@ -22,7 +22,7 @@ class World:
     def __init__(self, *, capacity=1000, max_rows=16, max_model_len=4096, rope=ROPE, sharpness=3.0):
         self.pool, self.runtime = FakePool(capacity), FakeRuntime()
         self.decoder = FakeDecoder(self.pool, self.runtime, vocab=VOCAB, max_rows=max_rows, sharpness=sharpness)
-        self.limits = Limits(VOCAB, max_model_len, capacity * BLOCK, 16)
+        self.limits = Limits(VOCAB, max_model_len, capacity * BLOCK)
         self.engine = Engine(self.decoder, self.pool, self.runtime, rope, Letters())
 
     def request(self, prompt, eos=(), **params):
@@ -340,3 +340,21 @@ def test_statistics_are_of_one_run():
         assert stats.decode_tokens_per_s == pytest.approx(4 / stats.decode_s)
         assert stats.peak_bytes_by_entry == {"kv": 4096}
         assert set(stats.lanes_s) == {"compute", "stall", "arrival", "ssd"}
+
+
+def test_closing_the_engine_ends_an_open_stream():
+    world = World()
+    world.engine.run([world.request(prompt_of(100), temperature=0)], keep=True)
+    stream = world.engine.stream([world.request(prompt_of(100), max_tokens=50, seed=0)])
+    next(stream)
+    world.engine.close()
+    assert world.pool.blocks_in_use == 0
+    assert list(stream) == []
+    assert world.engine.stats is not None
+    assert world.engine.stats.finish_reasons == {"cancelled": 1}
+
+
+def test_a_stream_refuses_what_cannot_fit_when_it_is_asked_for():
+    world = World(capacity=1)
+    with pytest.raises(BudgetError, match="KV blocks"):
+        world.engine.stream([world.request(prompt_of(65))])
