@@ -18,7 +18,8 @@ from pathlib import Path
 CPP_LEVELS: tuple[tuple[str, ...], ...] = (
     ("base",),
     ("quant", "io", "policy", "device"),
-    ("memory", "kernels"),
+    ("kernels",),
+    ("memory",),
     ("store",),
     ("residency",),
     ("exec",),

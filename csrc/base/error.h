@@ -49,10 +49,11 @@ void require(bool ok, ErrorKind kind, const Parts&... parts) {
 }
 
 // Programmer errors: a broken invariant of ours. Never for bad input.
-#define MOESTRO_CHECK(condition)                                                                                 \
-    do {                                                                                                         \
-        if (!(condition))                                                                                        \
-            ::moestro::fail(::moestro::ErrorKind::internal, __FILE__, ":", __LINE__, ": broken invariant: ", #condition); \
+#define MOESTRO_CHECK(condition)                                                     \
+    do {                                                                             \
+        if (!(condition))                                                            \
+            ::moestro::fail(::moestro::ErrorKind::internal, __FILE__, ":", __LINE__, \
+                            ": broken invariant: ", #condition);                     \
     } while (0)
 
 }  // namespace moestro

@@ -29,7 +29,8 @@ class ThreadPool {
     template <class Body>
     void parallel_for(std::int64_t items, Body&& body) {
         using Callable = std::remove_reference_t<Body>;
-        run(items,
+        run(
+            items,
             [](void* context, std::int64_t item, int worker) { (*static_cast<Callable*>(context))(item, worker); },
             const_cast<void*>(static_cast<const void*>(&body)));
     }
