@@ -12,12 +12,13 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from types import TracebackType
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any, cast
 
 from moestro.errors import StorageError, UsageError
 from moestro.units import format_bytes
 
 if TYPE_CHECKING:
+    from numpy.typing import NDArray
     from typing_extensions import Buffer
 
 DATA_ALIGN = 4096
@@ -89,10 +90,10 @@ class SafetensorsWriter:
         """How many tensors the file holds."""
         return self._next
 
-    def append(self, name: str, data: Buffer) -> None:
-        """Writes the next tensor of the layout, all its bytes at once."""
+    def append(self, name: str, data: Buffer | NDArray[Any]) -> None:
+        """Writes the next tensor of the layout, all its bytes at once; `data` is C-contiguous."""
         entry = self._layout.entries[self._next] if self._next < len(self._layout.entries) else None
-        view = memoryview(data).cast("B")
+        view = memoryview(cast("Buffer", data)).cast("B")
         if entry is None or entry.name != name or entry.nbytes != view.nbytes:
             raise UsageError(f"{self._path}: {name} of {view.nbytes} bytes is not what comes next: {entry}")
         self._write(view, self._layout.offsets[self._next])
