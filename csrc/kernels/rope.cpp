@@ -1,8 +1,9 @@
 // Rotary position embedding. The tables need cosines and sines that are the same everywhere, so no libm: the angle (a
 // binary32) is reduced by multiples of pi/2 held in three parts, one polynomial each is evaluated in binary64, and the
-// result rounds once to binary32. Reduction is exact enough for angles up to 2^20; the polynomials are fdlibm's minimax
-// ones on [-pi/4, pi/4].
+// result rounds once to binary32. The polynomials are fdlibm's minimax ones on [-pi/4, pi/4]. Every binary32 angle up
+// to 2^20 has been compared with an 80-bit evaluation: all are correctly rounded.
 #include <algorithm>
+#include <bit>
 #include <cstdint>
 
 #include "base/error.h"
@@ -40,32 +41,48 @@ Reduced reduce(float angle) {
     return {high, (partial - high) + lost, static_cast<int>(static_cast<std::int64_t>(n) & 3)};
 }
 
-double sine(double x, double low) {
+// A value as the unevaluated sum of a binary64 and a much smaller one.
+struct Sum {
+    double large, small;
+};
+
+Sum sine(double x, double low) {
     constexpr double s1 = -1.66666666666666324348e-01, s2 = 8.33333333332248946124e-03,
                      s3 = -1.98412698298579493134e-04, s4 = 2.75573137070700676789e-06,
                      s5 = -2.50507602534068634195e-08, s6 = 1.58969099521155010221e-10;
     const double z = x * x, cube = z * x;
     const double r = s2 + z * (s3 + z * (s4 + z * (s5 + z * s6)));
-    return x - ((z * (0.5 * low - cube * r) - low) - cube * s1);
+    return {x, cube * s1 - (z * (0.5 * low - cube * r) - low)};
 }
 
-double cosine(double x, double low) {
+Sum cosine(double x, double low) {
     constexpr double c1 = 4.16666666666666019037e-02, c2 = -1.38888888888741095749e-03, c3 = 2.48015872894767294178e-05,
                      c4 = -2.75573143513906633035e-07, c5 = 2.08757232129817482790e-09,
                      c6 = -1.13596475577881948265e-11;
     const double z = x * x;
     const double r = z * (c1 + z * (c2 + z * (c3 + z * (c4 + z * (c5 + z * c6)))));
     const double half = 0.5 * z, top = 1.0 - half;
-    return top + (((1.0 - top) - half) + (z * r - x * low));
+    return {top, ((1.0 - top) - half) + (z * r - x * low)};
+}
+
+// Rounds the sum once. Going through a binary64 would round twice: where that lands exactly between two binary32
+// values, the part it dropped must decide.
+float round_once(Sum value) {
+    const double sum = value.large + value.small;
+    const double dropped = value.small - (sum - value.large);
+    auto bits = std::bit_cast<std::int64_t>(sum);
+    const bool between = (bits & 0x1fffffff) == 0x10000000;
+    if (between && dropped != 0) bits += (dropped > 0) == (sum > 0) ? 1 : -1;
+    return static_cast<float>(std::bit_cast<double>(bits));
 }
 
 void cos_sin(float angle, float& cos, float& sin) {
     const Reduced at = reduce(angle);
-    const double c = cosine(at.high, at.low), s = sine(at.high, at.low);
+    const float c = round_once(cosine(at.high, at.low)), s = round_once(sine(at.high, at.low));
     const bool swapped = (at.quadrant & 1) != 0;
-    const double cos_magnitude = swapped ? s : c, sin_magnitude = swapped ? c : s;
-    cos = static_cast<float>(at.quadrant == 1 || at.quadrant == 2 ? -cos_magnitude : cos_magnitude);
-    sin = static_cast<float>(at.quadrant >= 2 ? -sin_magnitude : sin_magnitude);
+    const float cos_magnitude = swapped ? s : c, sin_magnitude = swapped ? c : s;
+    cos = at.quadrant == 1 || at.quadrant == 2 ? -cos_magnitude : cos_magnitude;
+    sin = at.quadrant >= 2 ? -sin_magnitude : sin_magnitude;
 }
 
 }  // namespace
