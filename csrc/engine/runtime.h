@@ -6,126 +6,151 @@
 #pragma once
 
 #include <cstdint>
+#include <functional>
 #include <memory>
 #include <optional>
 #include <span>
 #include <string>
 #include <vector>
 
+#include "base/clock.h"
 #include "base/types.h"
 #include "io/reader.h"
 #include "kernels/ops.h"
 #include "memory/kv_pool.h"
 #include "memory/ledger.h"
 #include "quant/format.h"
+#include "store/catalog.h"
+#include "store/record_source.h"
+#include "store/trunk_loader.h"
+
+namespace moestro::exec {
+class Submission;
+}
 
 namespace moestro::engine {
 
-enum class Verify { first, always, never };
+// The words of a model's files.
+using store::ExpertLayer;
+using store::MatrixHandle;
+using store::Part;
+using store::RecordExtent;
+using store::TensorSlice;
+using store::Verify;
 
 struct RuntimeOptions {
     int threads = 1;
-    std::string isa;                       // "" = best
-    std::size_t host_memory = 0;           // bytes, hard
+    std::string isa;              // "" = best
+    std::size_t host_memory = 0;  // bytes, hard
     io::File::Cache cache = io::File::Cache::direct;
-    std::string engine = "auto";           // reader engine
-    int io_depth = 0;                      // 0 = reader's default
+    std::string engine = "auto";  // reader engine
+    int io_depth = 0;             // 0 = reader's default
     Verify verify = Verify::first;
     std::string policy = "lru";
-    std::optional<int> expert_slots;       // tests: exactly this many slots (>= 1 wave of 1; at least 2)
-    std::string faults;                    // tests: plan of io::FaultyReader, "" = none
+    std::optional<int> expert_slots;  // tests: exactly this many slots, at least 2
+    std::string faults;               // tests: plan of io::FaultyReader, "" = none
 };
 
-// Where one source matrix lies: row-major contiguous, possibly unaligned.
-struct TensorSlice {
-    int file = 0;
-    std::uint64_t offset = 0;
-    quant::SourceType type = quant::SourceType::bf16;
-    std::int32_t rows = 0, cols = 0;
+// What a test replaces.
+struct World {
+    std::function<std::unique_ptr<io::Reader>(const io::ReaderOptions&)> make_reader = io::make_reader;
+    std::shared_ptr<const Clock> clock = std::make_shared<SteadyClock>();
 };
 
-// One packed record on disk.
-struct RecordExtent {
-    int file = 0;
-    std::uint64_t offset = 0;  // multiple of 4096
-    std::size_t bytes = 0;     // multiple of 4096
-    std::uint64_t checksum = 0;
-};
-
-// A part of a record: where its packed matrix starts.
-struct Part {
-    quant::MatrixSpec spec;
-    std::size_t offset = 0;  // multiple of 64
-};
-
-// The experts of one MoE layer; gate, up, down in this order. Exactly one of `records` and `slices` is filled.
-struct ExpertLayer {
-    int layer = 0;
-    Part gate, up, down;
-    std::size_t record_bytes = 0;                   // slot size: multiple of 4096
-    std::vector<RecordExtent> records;              // [num_experts]: a packed store
-    std::vector<std::array<TensorSlice, 3>> slices; // [num_experts]: a checkpoint in place
-};
-
-// Trunk weights in memory.
-using MatrixHandle = std::shared_ptr<const kernels::Matrix>;
-
-struct Counters {  // since construction, monotonic
+struct Counters {                                                   // since construction, monotonic
     std::uint64_t hits = 0, misses = 0, joined = 0, evictions = 0;  // per distinct (layer, expert) of a submit
     std::uint64_t expert_bytes_read = 0, trunk_bytes_read = 0, reads = 0;
-    std::int64_t compute_ns = 0;   // expert kernels
-    std::int64_t stall_ns = 0;     // waiting for reads with nothing to compute
-    std::int64_t arrival_ns = 0;   // verifying checksums and interleaving arrivals
-    std::int64_t read_busy_ns = 0; // time with at least one expert read in flight
+    std::int64_t compute_ns = 0;    // expert kernels
+    std::int64_t stall_ns = 0;      // waiting for reads with nothing to compute
+    std::int64_t arrival_ns = 0;    // verifying checksums and interleaving arrivals
+    std::int64_t read_busy_ns = 0;  // time with at least one expert read in flight
     std::uint64_t steps = 0, rows = 0;
 };
 
-struct Residency { int slots = 0; int resident = 0; std::size_t slot_bytes = 0, expert_bytes_resident = 0, expert_bytes_total = 0; };
+struct Residency {
+    int slots = 0;               // of the largest record, within the cache's present limit
+    int resident = 0;            // records
+    std::size_t slot_bytes = 0;  // of the largest record
+    std::size_t expert_bytes_resident = 0, expert_bytes_total = 0;
+};
 
-class Ticket;  // one submit_experts; dropping it without wait() abandons the work safely
+// One submit_experts; dropping it without wait() abandons the work safely, on any thread, also after its runtime.
+class Ticket {
+  public:
+    ~Ticket();
+    Ticket(const Ticket&) = delete;
+    Ticket& operator=(const Ticket&) = delete;
+
+    int rows() const { return rows_; }
+    int hidden() const { return hidden_; }
+
+  private:
+    friend class Runtime;
+    Ticket(std::shared_ptr<exec::Submission> submission, const void* owner, int rows, int hidden);
+
+    const std::shared_ptr<exec::Submission> submission_;
+    const void* const owner_;
+    const int rows_, hidden_;
+};
 
 class Runtime {
   public:
-    explicit Runtime(const RuntimeOptions& options);
+    explicit Runtime(const RuntimeOptions& options, const World& world = {});
     ~Runtime();
 
-    kernels::Compute& compute();
-    memory::Ledger& ledger();
+    // Both may be kept longer than the runtime.
+    const std::shared_ptr<kernels::Compute>& compute() const;
+    const std::shared_ptr<memory::Ledger>& ledger() const;
 
     // ---- loading ----------------------------------------------------------------------------------------------------
     int open_file(const std::string& path);  // the same path gives the same index
     // Reads, converts and keeps a matrix ("trunk" in the ledger). bias: [rows] or empty, copied.
-    MatrixHandle load_matrix(const std::string& name, const TensorSlice& slice, quant::Format format, std::span<const float> bias);
+    MatrixHandle load_matrix(const std::string& name, const TensorSlice& slice, quant::Format format,
+                             std::span<const float> bias);
     // Reads a packed record whole and verifies its checksum; `parts` become matrices that share its memory.
-    std::vector<MatrixHandle> load_record(const std::string& name, const RecordExtent& extent, std::span<const Part> parts,
-                                          std::span<const std::span<const float>> biases);
-    // Builds the expert cache from all memory the ledger has left. Throws Error(budget) with the missing number when
-    // fewer than two slots fit. Called once; a dense model never calls it.
+    std::vector<MatrixHandle> load_record(const std::string& name, const RecordExtent& extent,
+                                          std::span<const Part> parts, std::span<const std::span<const float>> biases);
+    // Builds the expert cache from all memory the ledger has left, as far as it is of use: what else is needed (trunk,
+    // scratch) is taken before. Throws Error(budget) with the missing number when fewer than two slots fit. Called
+    // once; a dense model never calls it.
     void set_experts(std::vector<ExpertLayer> layers);
     // Creates the KV pool: blocks of 64 positions for `layers` layers. Blocks are taken from and returned to the expert
-    // cache's memory, down to two slots.
+    // cache's memory, down to two slots. Called once; the pool is the runtime's.
     memory::KvPool& set_kv(const kernels::KvLayout& layout, int layers);
 
     // ---- one step ---------------------------------------------------------------------------------------------------
     // rows of this step; tentative[r] marks speculative rows (empty = none).
     void begin_step(int rows, std::span<const std::uint8_t> tentative);
-    // x [rows, hidden] must stay valid until wait(). Pins hits, starts reads of misses (as many as slots and depth
-    // allow), returns without computing.
-    std::unique_ptr<Ticket> submit_experts(int layer, const float* x, int rows, const std::int32_t* ids, const float* weights, int top_k);
+    // x [rows, hidden] must stay valid until wait(); ids and weights [rows, top_k] are copied. Pins hits, starts reads
+    // of misses (as many as slots and depth allow), returns without computing. Several submits of one layer take the
+    // step's rows in turn.
+    std::unique_ptr<Ticket> submit_experts(int layer, const float* x, int rows, const std::int32_t* ids,
+                                           const float* weights, int top_k);
     // Computes hits while misses load, arrivals as they come, combines in router order into y [rows, hidden].
     // Throws the first failure (named: which expert, file, offset, cause); the runtime stays usable.
     void wait(Ticket& ticket, float* y);
-    // accepted[r] (empty = all): only now do policies and statistics learn, and only from accepted rows.
+    // accepted[r] (empty = all): only now do policies and statistics learn, and only from accepted rows. Rows that were
+    // not tentative are accepted. Throws Error(usage), and the step stays open, when a ticket was not waited for.
     void end_step(std::span<const std::uint8_t> accepted);
     void abort_step();  // drops an unfinished step; safe in any state
 
-    // ---- looking ----------------------------------------------------------------------------------------------------
-    Counters counters() const;
-    Residency residency() const;
+    // ---- looking: any thread, any time ------------------------------------------------------------------------------
+    Counters counters() const;    // as of the last call that ended
+    Residency residency() const;  // the same
     io::ReaderInfo reader_info() const;
     std::vector<std::string> refused() const;  // every fast path not taken, with its reason
-    std::string file_mode() const;             // "direct" | "buffered" | "mixed"
-    void check_integrity() const;              // Error(internal) when the cache or ledger contradict themselves
+    std::string file_mode() const;             // "direct" | "buffered" | "mixed"; "none" while no file is open
+    // Throws Error(usage) for a layer without experts. Not while the runtime is being built.
+    int hidden(int layer) const;
+
+    void check_integrity() const;  // Error(internal) when the cache or ledger contradict themselves; a call like others
+
+    // ---- sizes, for planning ----------------------------------------------------------------------------------------
+    // What submit and wait hold for chunks of `rows`, and end_step's statistics for a step over `layers` MoE layers;
+    // integer: q8 or q4 experts. The caller takes it from the ledger ("scratch") before set_experts.
+    static std::size_t scratch_bytes(std::int64_t rows, std::int64_t top_k, std::int64_t hidden,
+                                     std::int64_t intermediate, bool integer, std::int64_t layers = 0);
+    static std::size_t staging_bytes();  // taken at construction
 
   private:
     struct State;

@@ -4,7 +4,8 @@
 
 #include <cstddef>
 #include <cstdint>
-#include <functional>
+#include <memory>
+#include <utility>
 #include <vector>
 
 #include "base/memory.h"
@@ -15,27 +16,59 @@ namespace moestro::memory {
 
 using BlockId = std::int32_t;
 
+// Whoever holds memory that KV blocks may have: the expert cache.
+class Lender {
+  public:
+    virtual ~Lender() = default;
+    // Gives at least `bytes` back to the ledger; false, and nothing given, when it cannot without falling below what it
+    // needs to work.
+    virtual bool lend(std::size_t bytes) = 0;
+    // Called after blocks gave bytes back to the ledger: the lender may take them again.
+    virtual void returned() = 0;
+    virtual std::size_t can_lend() const = 0;  // bytes, when nothing is pinned
+};
+
 // Thread-safety: one thread at a time (the step loop's).
 class KvPool {
   public:
-    // make_room(bytes) is asked when the ledger is full; it frees expert slots and says whether it did.
-    KvPool(const kernels::KvLayout& layout, int layers, Ledger& ledger, std::function<bool(std::size_t)> make_room,
-           std::function<void()> room_returned);
+    // `lender` is asked when the ledger is full and must outlive the pool.
+    KvPool(const kernels::KvLayout& layout, int layers, std::shared_ptr<Ledger> ledger, Lender& lender);
     ~KvPool();
+    KvPool(const KvPool&) = delete;
+    KvPool& operator=(const KvPool&) = delete;
 
-    // One reference. Throws Error(budget) when not even two expert slots would remain.
+    // A new block with one reference, zeros. Throws Error(budget) when not even two expert slots would remain.
     BlockId allocate();
-    void share(BlockId block);    // one more reference (fork)
-    void release(BlockId block);  // one less; the last one gives the bytes back
-    int references(BlockId block) const;
+    void share(BlockId block);            // one more reference (fork)
+    void release(BlockId block);          // one less; the last one gives the bytes back
+    int references(BlockId block) const;  // 0 for a block that is not in use
     void copy(BlockId from, BlockId to);  // copy on write of a shared, partly filled block
 
+    // All four above and this one throw Error(usage) for a block that is not in use.
     std::byte* layer_data(BlockId block, int layer) const;
-    std::size_t block_bytes() const;  // all layers
-    int blocks_in_use() const;
+    std::size_t block_bytes() const { return block_bytes_; }  // all layers, whole pages
+    int blocks_in_use() const { return in_use_; }
     // Blocks that could be allocated right now without failing, expert slots given up included.
     std::int64_t blocks_available() const;
-    const kernels::KvLayout& layout() const;
+    const kernels::KvLayout& layout() const { return layout_; }
+    int layers() const { return layers_; }
+
+  private:
+    struct Block {
+        PageBuffer memory;
+        int references = 0;
+    };
+    const Block& used(BlockId block) const;
+    Block& used(BlockId block) { return const_cast<Block&>(std::as_const(*this).used(block)); }
+
+    const kernels::KvLayout layout_;
+    const int layers_;
+    const std::size_t block_bytes_;
+    const std::shared_ptr<Ledger> ledger_;
+    Lender& lender_;
+    std::vector<Block> blocks_;      // by id
+    std::vector<BlockId> free_ids_;  // of blocks_ without memory
+    int in_use_ = 0;
 };
 
 }  // namespace moestro::memory

@@ -1,0 +1,82 @@
+// The part of Runtime that runs before the first step: files, trunk, expert cache, KV pool.
+#include <algorithm>
+#include <climits>
+
+#include "base/bytes.h"
+#include "base/error.h"
+#include "engine/entry.h"
+#include "engine/runtime_state.h"
+
+namespace moestro::engine {
+
+namespace {
+
+std::size_t largest_record(const store::Catalog& catalog) {
+    std::size_t largest = 0;
+    for (const ExpertLayer& layer : catalog.layers()) largest = std::max(largest, layer.record_bytes);
+    return largest;
+}
+
+// Bytes for the expert cache: what is left, as far as there are records to fill it.
+std::size_t cache_limit(const store::Catalog& catalog, const memory::Ledger& ledger, std::optional<int> slots) {
+    const std::size_t record = largest_record(catalog), least = 2 * record, free = ledger.free();
+    if (slots) return static_cast<std::size_t>(*slots) * record;
+    require(free >= least, ErrorKind::budget, "the memory budget of ", bytes_text(ledger.budget()),
+            " has no room for two expert slots of ", bytes_text(record), ": ", bytes_text(free), " free, ",
+            bytes_text(least - free), " (", least - free, " bytes) missing; held: ", ledger.summary(),
+            ". Give more host_memory");
+    return std::min(free, std::max(least, static_cast<std::size_t>(catalog.record_bytes())));
+}
+
+}  // namespace
+
+int Runtime::open_file(const std::string& path) {
+    const Entry entry(*state_);
+    const auto known = state_->file_numbers.find(path);
+    if (known != state_->file_numbers.end()) return known->second;
+    std::shared_ptr<const io::File> file = io::File::open(path, state_->options.cache);
+    std::lock_guard lock(state_->looking);
+    state_->files.push_back(std::move(file));
+    return state_->file_numbers[path] = static_cast<int>(state_->files.size()) - 1;
+}
+
+MatrixHandle Runtime::load_matrix(const std::string& name, const TensorSlice& slice, quant::Format format,
+                                  std::span<const float> bias) {
+    const Entry entry(*state_);
+    state_->settle();
+    return state_->trunk.load_matrix(name, store::file_at(state_->files, slice.file), slice, format, bias);
+}
+
+std::vector<MatrixHandle> Runtime::load_record(const std::string& name, const RecordExtent& extent,
+                                               std::span<const Part> parts,
+                                               std::span<const std::span<const float>> biases) {
+    const Entry entry(*state_);
+    state_->settle();
+    return state_->trunk.load_record(name, store::file_at(state_->files, extent.file), extent, parts, biases);
+}
+
+void Runtime::set_experts(std::vector<ExpertLayer> layers) {
+    const Entry entry(*state_);
+    State& state = *state_;
+    require(!state.cache, ErrorKind::usage, "set_experts was called before: a runtime serves one model");
+    auto catalog = std::make_shared<const store::Catalog>(std::move(layers), state.files);
+    const std::size_t limit = cache_limit(*catalog, *state.ledger, state.options.expert_slots);
+    ThreadPool& pool = state.compute->pool();
+    auto source = catalog->packed()
+                      ? make_packed_source(catalog, *state.reader, pool, state.options.verify, *state.clock)
+                      : make_checkpoint_source(catalog, *state.reader, state.staging, pool, *state.clock);
+    state.cache = std::make_unique<residency::ExpertCache>(
+        catalog, state.ledger, limit, state.options.expert_slots.value_or(INT_MAX), std::move(source),
+        policy::make_eviction(state.options.policy), *state.clock);
+    state.runner = std::make_unique<exec::LayerRunner>(*catalog, *state.cache, *state.compute, *state.clock);
+    state.catalog = std::move(catalog);
+}
+
+memory::KvPool& Runtime::set_kv(const kernels::KvLayout& layout, int layers) {
+    const Entry entry(*state_);
+    require(!state_->kv, ErrorKind::usage, "set_kv was called before: a runtime has one KV pool");
+    state_->kv = std::make_unique<memory::KvPool>(layout, layers, state_->ledger, *state_);
+    return *state_->kv;
+}
+
+}  // namespace moestro::engine

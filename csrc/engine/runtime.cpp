@@ -1,0 +1,135 @@
+#include "engine/runtime.h"
+
+#include <algorithm>
+#include <utility>
+
+#include "base/error.h"
+#include "engine/entry.h"
+#include "engine/runtime_state.h"
+
+namespace moestro::engine {
+
+Ticket::Ticket(std::shared_ptr<exec::Submission> submission, const void* owner, int rows, int hidden)
+    : submission_(std::move(submission)), owner_(owner), rows_(rows), hidden_(hidden) {}
+
+Ticket::~Ticket() {
+    submission_->abandon();
+}
+
+Runtime::Runtime(const RuntimeOptions& options, const World& world) : state_(std::make_unique<State>(options, world)) {}
+Runtime::~Runtime() = default;
+
+const std::shared_ptr<kernels::Compute>& Runtime::compute() const {
+    return state_->compute;
+}
+const std::shared_ptr<memory::Ledger>& Runtime::ledger() const {
+    return state_->ledger;
+}
+
+// ---- one step -------------------------------------------------------------------------------------------------------
+
+void Runtime::begin_step(int rows, std::span<const std::uint8_t> tentative) {
+    const Entry entry(*state_);
+    state_->log.begin(rows, tentative);
+    state_->grow_cache();
+}
+
+std::unique_ptr<Ticket> Runtime::submit_experts(int layer, const float* x, int rows, const std::int32_t* ids,
+                                                const float* weights, int top_k) {
+    const Entry entry(*state_);
+    exec::LayerRunner& runner = state_->experts();
+    state_->log.check(*state_->catalog, layer, rows);
+    auto submission = runner.submit(layer, x, rows, ids, weights, top_k);
+    const int hidden = state_->catalog->layer(layer).gate.spec.cols;
+    std::unique_ptr<Ticket> ticket(new Ticket(std::move(submission), state_.get(), rows, hidden));
+    state_->log.add(*state_->catalog, layer, ids, rows, top_k);
+    return ticket;
+}
+
+void Runtime::wait(Ticket& ticket, float* y) {
+    const Entry entry(*state_);
+    require(ticket.owner_ == state_.get(), ErrorKind::usage, "this ticket is of another runtime");
+    state_->experts().wait(*ticket.submission_, y);
+}
+
+void Runtime::end_step(std::span<const std::uint8_t> accepted) {
+    const Entry entry(*state_);
+    State& state = *state_;
+    state.log.check_accepted(accepted);
+    if (state.runner) {
+        state.runner->sweep();
+        require(state.runner->open() == 0, ErrorKind::usage, state.runner->open(),
+                " tickets of this step were not waited for: wait for them, or abort the step");
+        state.log.replay(*state.catalog, accepted, [&](ExpertId id) { state.cache->used(id); });
+    }
+    ++state.steps;
+    state.rows += accepted.empty()
+                      ? static_cast<std::uint64_t>(state.log.rows())
+                      : accepted.size() - static_cast<std::size_t>(std::count(accepted.begin(), accepted.end(), 0));
+    state.log.end();
+}
+
+void Runtime::abort_step() {
+    const Entry entry(*state_);
+    if (state_->runner) state_->runner->abandon_all();
+    state_->log.end();
+}
+
+// ---- looking --------------------------------------------------------------------------------------------------------
+
+Counters Runtime::counters() const {
+    std::lock_guard lock(state_->looking);
+    return state_->published.counters;
+}
+
+Residency Runtime::residency() const {
+    std::lock_guard lock(state_->looking);
+    return state_->published.residency;
+}
+
+io::ReaderInfo Runtime::reader_info() const {
+    return state_->reader->info();
+}
+
+std::vector<std::string> Runtime::refused() const {
+    std::vector<std::string> all = state_->compute->isa().refused;
+    for (std::string& reason : state_->reader->info().refused) all.push_back(std::move(reason));
+    std::lock_guard lock(state_->looking);
+    for (const auto& file : state_->files)
+        if (!file->refusal().empty()) all.push_back(file->refusal());
+    return all;
+}
+
+std::string Runtime::file_mode() const {
+    std::lock_guard lock(state_->looking);
+    const store::Files& files = state_->files;
+    if (files.empty()) return "none";
+    const auto direct = std::count_if(files.begin(), files.end(), [](const auto& file) { return file->direct(); });
+    if (direct == 0) return "buffered";
+    return static_cast<std::size_t>(direct) == files.size() ? "direct" : "mixed";
+}
+
+int Runtime::hidden(int layer) const {
+    require(state_->catalog != nullptr, ErrorKind::usage, "this runtime has no experts: call set_experts first");
+    return state_->catalog->layer(layer).gate.spec.cols;
+}
+
+void Runtime::check_integrity() const {
+    const Entry entry(*state_);
+    state_->ledger->check_integrity();
+    if (state_->runner) state_->runner->sweep();
+    if (state_->cache) state_->cache->check_integrity();
+    const bool loading = state_->cache && state_->cache->loading() > 0;
+    MOESTRO_CHECK(loading || state_->staging.idle());
+    MOESTRO_CHECK(loading || state_->reader->in_flight() == 0);
+}
+
+// ---- sizes ----------------------------------------------------------------------------------------------------------
+
+std::size_t Runtime::scratch_bytes(std::int64_t rows, std::int64_t top_k, std::int64_t hidden,
+                                   std::int64_t intermediate, bool integer, std::int64_t layers) {
+    return exec::LayerRunner::scratch_bytes(rows, top_k, hidden, intermediate, integer) +
+           StepLog::bytes(rows, top_k, layers);
+}
+
+}  // namespace moestro::engine

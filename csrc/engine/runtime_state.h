@@ -1,0 +1,61 @@
+// What a Runtime is made of. Private to csrc/engine.
+#pragma once
+
+#include <atomic>
+#include <map>
+#include <memory>
+#include <mutex>
+#include <string>
+
+#include "engine/runtime.h"
+#include "engine/step_log.h"
+#include "exec/layer_runner.h"
+#include "memory/staging.h"
+#include "residency/expert_cache.h"
+
+namespace moestro::engine {
+
+struct Runtime::State final : memory::Lender {
+    State(const RuntimeOptions& options, const World& world);
+    ~State() override = default;
+
+    // KV blocks and expert slots share what the budget has left.
+    bool lend(std::size_t bytes) override;
+    void returned() override;
+    std::size_t can_lend() const override;
+    void grow_cache();
+
+    // Waits for loads nobody waits for: the reader is then free for others.
+    void settle();
+    void publish();
+    exec::LayerRunner& experts() const;  // throws Error(usage) before set_experts
+
+    // Constant after construction:
+    const RuntimeOptions options;
+    const std::shared_ptr<const Clock> clock;
+    const std::shared_ptr<kernels::Compute> compute;
+    const std::shared_ptr<memory::Ledger> ledger;
+
+    std::atomic<bool> entered = false;  // whoever set it may use all but `published`
+    memory::Staging staging;
+    std::map<std::string, int> file_numbers;
+    std::shared_ptr<const store::Catalog> catalog;
+    std::unique_ptr<residency::ExpertCache> cache;
+    std::unique_ptr<exec::LayerRunner> runner;
+    std::unique_ptr<memory::KvPool> kv;
+    StepLog log;
+    std::uint64_t steps = 0, rows = 0;
+
+    mutable std::mutex looking;  // guards `published`, and `files` for readers outside
+    struct {
+        Counters counters;
+        Residency residency;
+    } published;
+    store::Files files;
+
+    // Last, so gone first: it waits for its reads into the memory above.
+    std::unique_ptr<io::Reader> reader;
+    store::TrunkLoader trunk;
+};
+
+}  // namespace moestro::engine

@@ -1,0 +1,278 @@
+#include "exec/layer_runner.h"
+
+#include <algorithm>
+#include <utility>
+
+#include "base/error.h"
+
+namespace moestro::exec {
+
+namespace {
+
+// Experts computed between two looks at the disk: enough to keep all threads busy, little enough that reads go on.
+constexpr std::int64_t kPiecePairs = 256;
+constexpr std::size_t kPieceBytes = std::size_t{64} << 20;
+
+std::int64_t piece_pairs_at_most(std::int64_t rows, std::int64_t top_k) {
+    return std::max(rows, std::min(rows * top_k, kPiecePairs));
+}
+
+bool integer(const store::ExpertLayer& layer) {
+    return quant::is_integer(layer.gate.spec.format) || quant::is_integer(layer.up.spec.format);
+}
+
+kernels::Matrix matrix(const store::Part& part, const std::byte* record) {
+    return {.data = record + part.offset, .spec = part.spec, .bias = nullptr};
+}
+
+class Timer {
+  public:
+    Timer(const Clock& clock, Nanos& total) : clock_(clock), total_(total), begin_(clock.now()) {}
+    ~Timer() { total_ += clock_.now() - begin_; }
+    Timer(const Timer&) = delete;
+    Timer& operator=(const Timer&) = delete;
+
+  private:
+    const Clock& clock_;
+    Nanos& total_;
+    const Nanos begin_;
+};
+
+}  // namespace
+
+LayerRunner::LayerRunner(const store::Catalog& catalog, residency::ExpertCache& cache, kernels::Compute& compute,
+                         const Clock& clock)
+    : catalog_(catalog), cache_(cache), compute_(compute), clock_(clock) {}
+
+LayerRunner::~LayerRunner() {
+    abandon_all();
+}
+
+std::size_t LayerRunner::scratch_bytes(std::int64_t rows, std::int64_t top_k, std::int64_t hidden,
+                                       std::int64_t intermediate, bool integer) {
+    const std::size_t pairs = static_cast<std::size_t>(rows * top_k);
+    const std::size_t outputs = round_up(pairs * static_cast<std::size_t>(hidden) * sizeof(float), kPageBytes);
+    const std::size_t routing = pairs * (sizeof(const float*) + sizeof(float) + 2 * sizeof(std::int32_t));
+    return outputs + routing + kernels::Activations::bytes(rows, hidden, integer) +
+           kernels::MlpScratch::bytes(piece_pairs_at_most(rows, top_k), intermediate, integer);
+}
+
+// ---- submit ---------------------------------------------------------------------------------------------------------
+
+std::shared_ptr<Submission> LayerRunner::submit(int layer, const float* x, int rows, const std::int32_t* ids,
+                                                const float* weights, int top_k) {
+    sweep();
+    require(rows >= 0 && top_k >= 1, ErrorKind::usage, "experts run on rows and a top_k of at least 1; got ", rows,
+            " rows, top_k ", top_k);
+    const store::ExpertLayer& experts = catalog_.layer(layer);
+    std::shared_ptr<Submission> made = fresh();
+    made->groups_.group(ids, rows, top_k, experts.experts());
+    made->layer_ = &experts;
+    made->x_ = x;
+    made->rows_ = rows;
+    made->top_k_ = top_k;
+    made->weights_.assign(weights, weights + static_cast<std::size_t>(rows) * static_cast<std::size_t>(top_k));
+    made->todo_ = made->left_ = made->groups_.distinct();
+    made->items_.clear();
+    made->items_.resize(static_cast<std::size_t>(made->left_));
+    made->open_ = true;
+    open_.push_back(made);
+    classify(*made);
+    acquire(*made);
+    return made;
+}
+
+std::shared_ptr<Submission> LayerRunner::fresh() {
+    const auto unused =
+        std::find_if(spare_.begin(), spare_.end(), [](const auto& one) { return one.use_count() == 1; });
+    if (unused == spare_.end()) return std::make_shared<Submission>();
+    std::shared_ptr<Submission> taken = std::move(*unused);
+    spare_.erase(unused);
+    taken->abandoned_ = false;
+    return taken;
+}
+
+ExpertId LayerRunner::id(const Submission& submission, int group) const {
+    return {submission.layer_->layer, submission.groups_.expert(group)};
+}
+
+void LayerRunner::classify(Submission& submission) {
+    for (int group = 0; group < submission.groups_.distinct(); ++group) {
+        const residency::State state = cache_.state(id(submission, group));
+        submission.items_[static_cast<std::size_t>(group)].hit = state == residency::State::host;
+        ++(state == residency::State::host      ? counters_.hits
+           : state == residency::State::loading ? counters_.joined
+                                                : counters_.misses);
+    }
+}
+
+// Pins what is in memory or on its way, then starts loads until nothing more can make room.
+void LayerRunner::acquire(Submission& submission) {
+    if (submission.todo_ == 0) return;
+    const auto is_todo = [&](int group) {
+        return submission.items_[static_cast<std::size_t>(group)].stage == Item::Stage::todo;
+    };
+    const int groups = submission.groups_.distinct();
+    for (int group = 0; group < groups; ++group)
+        if (is_todo(group) && cache_.state(id(submission, group)) != residency::State::absent) pin(submission, group);
+    for (int group = 0; group < groups; ++group) {
+        if (!is_todo(group)) continue;
+        if (!cache_.start_load(id(submission, group), true)) break;
+        pin(submission, group);
+    }
+    cache_.flush();
+}
+
+void LayerRunner::pin(Submission& submission, int group) {
+    Item& item = submission.items_[static_cast<std::size_t>(group)];
+    item.pin = cache_.pin(id(submission, group));
+    item.stage = Item::Stage::pinned;
+    --submission.todo_;
+}
+
+// ---- wait -----------------------------------------------------------------------------------------------------------
+
+void LayerRunner::wait(Submission& submission, float* y) {
+    sweep();
+    require(submission.open_, ErrorKind::usage, "this ticket is over: it was waited for, or its step was ended");
+    struct Close {
+        LayerRunner& runner;
+        Submission& submission;
+        ~Close() { runner.close(submission); }
+    } close{*this, submission};
+    if (submission.rows_ == 0) return;
+    prepare(submission);
+    run(submission);
+    combine(submission, y);
+}
+
+void LayerRunner::prepare(const Submission& submission) {
+    const Timer timer(clock_, counters_.compute_ns);
+    const int hidden = submission.layer_->gate.spec.cols;
+    const std::size_t pairs = submission.weights_.size();
+    const std::size_t bytes = pairs * static_cast<std::size_t>(hidden) * sizeof(float);
+    if (outputs_.size() < bytes) {
+        outputs_ = {};  // before the larger one: never both
+        outputs_ = PageBuffer(bytes);
+    }
+    // Exactly what scratch_bytes promises: a vector that grows by itself may take twice as much.
+    mlp_.hidden.reserve(static_cast<std::size_t>(piece_pairs_at_most(submission.rows_, submission.top_k_)) *
+                        static_cast<std::size_t>(submission.layer_->gate.spec.rows));
+    activations_.prepare(compute_, submission.x_, submission.rows_, hidden, integer(*submission.layer_));
+}
+
+void LayerRunner::run(Submission& submission) {
+    while (submission.left_ > 0) {
+        acquire(submission);
+        if (compute_some(submission))
+            cache_.poll();
+        else
+            stall(submission);
+    }
+}
+
+// Computes a piece of what is ready and unpins it; false when nothing is.
+bool LayerRunner::compute_some(Submission& submission) {
+    jobs_.clear();
+    piece_.clear();
+    piece_pairs_ = 0;
+    piece_bytes_ = 0;
+    collect(submission, true);
+    collect(submission, false);
+    if (jobs_.empty()) return false;
+    {
+        const Timer timer(clock_, counters_.compute_ns);
+        kernels::experts(compute_, activations_, jobs_, mlp_);
+    }
+    for (const int group : piece_) {
+        Item& item = submission.items_[static_cast<std::size_t>(group)];
+        item.pin.reset();
+        item.stage = Item::Stage::done;
+        --submission.left_;
+    }
+    return true;
+}
+
+// Adds experts whose records are complete until the piece is full; those that were resident from the start first.
+void LayerRunner::collect(Submission& submission, bool hits) {
+    const store::ExpertLayer& layer = *submission.layer_;
+    for (int group = 0; group < submission.groups_.distinct(); ++group) {
+        const Item& item = submission.items_[static_cast<std::size_t>(group)];
+        if (item.hit != hits || item.stage != Item::Stage::pinned) continue;
+        if (item.pin.state() == residency::State::failed) throw item.pin.error();
+        if (item.pin.state() != residency::State::host) continue;
+        const std::int64_t pairs = submission.groups_.pairs(group);
+        const bool full = piece_pairs_ + pairs > kPiecePairs || piece_bytes_ + layer.record_bytes > kPieceBytes;
+        if (!jobs_.empty() && full) return;
+        const std::byte* record = item.pin.data();
+        jobs_.push_back({{matrix(layer.gate, record), matrix(layer.up, record), matrix(layer.down, record)},
+                         submission.groups_.rows(group),
+                         output(submission, submission.groups_.begin(group))});
+        piece_.push_back(group);
+        piece_pairs_ += pairs;
+        piece_bytes_ += layer.record_bytes;
+    }
+}
+
+void LayerRunner::stall(Submission& submission) {
+    const bool waiting = std::any_of(submission.items_.begin(), submission.items_.end(),
+                                     [](const Item& item) { return item.stage == Item::Stage::pinned; });
+    // Otherwise all slots are held by other submissions, or by loads nobody waits for any more.
+    if (!waiting && disarm_others(submission)) return;
+    MOESTRO_CHECK(cache_.loading() > 0);
+    const Nanos arrivals_before = cache_.source_counters().arrival_ns, begin = clock_.now();
+    cache_.wait();
+    counters_.stall_ns += clock_.now() - begin - (cache_.source_counters().arrival_ns - arrivals_before);
+}
+
+// Takes back what other open submissions pinned ahead of their turn; they pin it again in their own wait().
+bool LayerRunner::disarm_others(const Submission& submission) {
+    bool any = false;
+    for (const std::shared_ptr<Submission>& other : open_) {
+        if (other.get() == &submission) continue;
+        for (Item& item : other->items_) {
+            if (item.stage != Item::Stage::pinned) continue;
+            item.pin.reset();
+            item.stage = Item::Stage::todo;
+            ++other->todo_;
+            any = true;
+        }
+    }
+    return any;
+}
+
+float* LayerRunner::output(const Submission& submission, std::int32_t place) {
+    const std::size_t hidden = static_cast<std::size_t>(submission.layer_->gate.spec.cols);
+    return reinterpret_cast<float*>(outputs_.data()) + static_cast<std::size_t>(place) * hidden;
+}
+
+void LayerRunner::combine(const Submission& submission, float* y) {
+    const Timer timer(clock_, counters_.compute_ns);
+    pointers_.clear();
+    pointers_.reserve(submission.weights_.size());
+    for (const std::int32_t place : submission.groups_.places()) pointers_.push_back(output(submission, place));
+    kernels::combine(compute_, pointers_, submission.weights_.data(), submission.rows_, submission.top_k_,
+                     submission.layer_->gate.spec.cols, y);
+}
+
+// ---- the end of a submission ----------------------------------------------------------------------------------------
+
+void LayerRunner::close(Submission& submission) {
+    submission.items_.clear();  // unpins
+    submission.open_ = false;
+    submission.x_ = nullptr;
+    const auto at = std::find_if(open_.begin(), open_.end(), [&](const auto& one) { return one.get() == &submission; });
+    spare_.push_back(std::move(*at));
+    open_.erase(at);
+}
+
+void LayerRunner::abandon_all() {
+    while (!open_.empty()) close(*open_.back());
+}
+
+void LayerRunner::sweep() {
+    for (std::size_t i = open_.size(); i-- > 0;)
+        if (open_[i]->abandoned_.load(std::memory_order_acquire)) close(*open_[i]);
+}
+
+}  // namespace moestro::exec

@@ -1,0 +1,119 @@
+// Runs the experts of one layer over a batch of rows: resident ones while the others load, loaded ones as they come, in
+// waves that never pin more than fits. Outputs are kept apart and combined in router order, so nothing about residency
+// shows in the result.
+#pragma once
+
+#include <atomic>
+#include <cstdint>
+#include <memory>
+#include <vector>
+
+#include "base/clock.h"
+#include "base/memory.h"
+#include "exec/grouping.h"
+#include "kernels/ops.h"
+#include "residency/expert_cache.h"
+#include "store/catalog.h"
+
+namespace moestro::exec {
+
+struct RunCounters {
+    // Per distinct expert of a submit, by where its record was then: complete in memory, absent, being loaded.
+    std::uint64_t hits = 0, misses = 0, joined = 0;
+    Nanos compute_ns = 0;  // in kernels
+    Nanos stall_ns = 0;    // waiting for reads with nothing to compute
+};
+
+// One submit, until it was waited for. Made and run by a LayerRunner; whoever holds it can only give it up.
+class Submission {
+  public:
+    // Nobody will wait. Any thread, any time, also after the runner is gone; the runner drops the pins when it is next
+    // used.
+    void abandon() noexcept { abandoned_.store(true, std::memory_order_release); }
+
+  private:
+    friend class LayerRunner;
+    struct Item {  // one distinct expert
+        enum class Stage : unsigned char { todo, pinned, done } stage = Stage::todo;
+        bool hit = false;
+        residency::Pin pin;
+    };
+
+    std::atomic<bool> abandoned_ = false;
+    bool open_ = false;
+    const store::ExpertLayer* layer_ = nullptr;
+    const float* x_ = nullptr;  // [rows, hidden], the caller's
+    int rows_ = 0, top_k_ = 0;
+    std::vector<float> weights_;  // [rows, top_k]
+    Grouping groups_;
+    std::vector<Item> items_;  // by group
+    int todo_ = 0, left_ = 0;  // items not pinned yet; not done yet
+};
+
+// One thread at a time. Working memory grows to the largest call and is kept; scratch_bytes says how much that is.
+class LayerRunner {
+  public:
+    // Borrows all; they must outlive the runner.
+    LayerRunner(const store::Catalog& catalog, residency::ExpertCache& cache, kernels::Compute& compute,
+                const Clock& clock);
+    ~LayerRunner();
+
+    // Pins resident records and starts loads of the others, as many as fit. ids and weights [rows, top_k] are copied, x
+    // must stay valid until wait(). Throws Error(usage) for a layer or an id that does not exist.
+    std::shared_ptr<Submission> submit(int layer, const float* x, int rows, const std::int32_t* ids,
+                                       const float* weights, int top_k);
+    // y [rows, hidden]. Throws the first failed load or Error(numeric). Either way the submission is over and pins
+    // nothing. Throws Error(usage) for one that is over already.
+    void wait(Submission& submission, float* y);
+
+    // Ends every open submission. Loads that were started go on and can be joined.
+    void abandon_all();
+    // Ends those whose holders gave them up.
+    void sweep();
+    int open() const { return static_cast<int>(open_.size()); }
+
+    RunCounters counters() const { return counters_; }
+
+    // What the runner holds after calls of up to so many rows; integer: a format that quantises activations.
+    static std::size_t scratch_bytes(std::int64_t rows, std::int64_t top_k, std::int64_t hidden,
+                                     std::int64_t intermediate, bool integer);
+
+  private:
+    using Item = Submission::Item;
+
+    std::shared_ptr<Submission> fresh();
+    void close(Submission& submission);
+    ExpertId id(const Submission& submission, int group) const;
+    void classify(Submission& submission);
+    void acquire(Submission& submission);
+    void pin(Submission& submission, int group);
+    void run(Submission& submission);
+    void prepare(const Submission& submission);
+    bool compute_some(Submission& submission);
+    void collect(Submission& submission, bool hits);
+    void stall(Submission& submission);
+    bool disarm_others(const Submission& submission);
+    void combine(const Submission& submission, float* y);
+    float* output(const Submission& submission, std::int32_t place);
+
+    const store::Catalog& catalog_;
+    residency::ExpertCache& cache_;
+    kernels::Compute& compute_;
+    const Clock& clock_;
+
+    std::vector<std::shared_ptr<Submission>> open_;   // oldest first
+    std::vector<std::shared_ptr<Submission>> spare_;  // over, kept for their memory
+    RunCounters counters_;
+
+    // Working memory of wait():
+    kernels::Activations activations_;
+    kernels::MlpScratch mlp_;
+    PageBuffer outputs_;                  // [pairs, hidden] float32, by place
+    std::vector<const float*> pointers_;  // [rows, top_k]
+    std::vector<kernels::ExpertJob> jobs_;
+    std::vector<int> piece_;  // groups of jobs_
+    std::int64_t piece_pairs_ = 0;
+    std::size_t piece_bytes_ = 0;
+};
+
+}  // namespace moestro::exec

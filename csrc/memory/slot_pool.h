@@ -1,0 +1,72 @@
+// Fixed-size rooms for expert records. A size class has its own range of addresses; how many of its slots hold memory
+// at a time follows what is asked for, under one limit for all classes.
+#pragma once
+
+#include <cstddef>
+#include <memory>
+#include <optional>
+#include <vector>
+
+#include "base/memory.h"
+#include "memory/ledger.h"
+
+namespace moestro::memory {
+
+struct SlotClass {
+    std::size_t bytes = 0;  // of a slot: a multiple of 4096
+    int most = 0;           // slots that could ever be wanted: the records of this size
+};
+
+struct Slot {
+    int size_class = -1;
+    int index = -1;
+    std::byte* data = nullptr;  // page-aligned; the address of (size_class, index) never changes
+};
+
+// Ledger entry "expert slots": the limit, whether or not all of it is in use. Thread-safety: one thread at a time.
+class SlotPool {
+  public:
+    // At most `limit` bytes and `max_slots` slots hold memory. Throws Error(budget) when the ledger has no room for the
+    // limit.
+    SlotPool(std::shared_ptr<Ledger> ledger, std::vector<SlotClass> classes, std::size_t limit, int max_slots);
+
+    // A slot with unspecified contents, or nothing when the limit is used up by slots in use: then give some back.
+    std::optional<Slot> take(int size_class);
+    void give(const Slot& slot);
+    // Whether take(size_class) would succeed after `bytes` in `slots` slots were given back.
+    bool would_fit(int size_class, std::size_t bytes, int slots) const;
+
+    // Changes the limit and the ledger entry with it. False, and unchanged, when slots in use are more than that, or
+    // the budget has no room to grow.
+    bool set_limit(std::size_t bytes);
+
+    std::size_t limit() const { return reservation_.bytes(); }
+    int max_slots() const { return max_slots_; }
+    std::size_t bytes_in_use() const { return in_use_bytes_; }
+    int slots_in_use() const { return in_use_; }
+    std::size_t slot_bytes(int size_class) const { return classes_[static_cast<std::size_t>(size_class)].bytes; }
+
+    void check_integrity() const;
+
+  private:
+    enum class Use : unsigned char { empty, spare, taken };  // no memory | memory, nobody's | somebody's
+    struct Class {
+        std::size_t bytes = 0;
+        PageBuffer arena;
+        std::vector<Use> use;    // by index
+        std::vector<int> spare;  // indices
+        std::vector<int> empty;  // indices; low ones are taken first, to keep the range dense
+        bool split = false;      // see decommit
+    };
+    bool decommit_one(int except);
+    void decommit(Class& size_class);
+    bool over(std::size_t more_bytes, int more_slots, std::size_t limit) const;
+
+    const int max_slots_;
+    std::vector<Class> classes_;
+    Reservation reservation_;
+    std::size_t committed_bytes_ = 0, in_use_bytes_ = 0;  // spare + taken, taken
+    int committed_ = 0, in_use_ = 0;
+};
+
+}  // namespace moestro::memory

@@ -1,0 +1,114 @@
+#include "store/catalog.h"
+
+#include <algorithm>
+#include <string_view>
+#include <utility>
+
+#include "base/error.h"
+
+namespace moestro::store {
+
+namespace {
+
+constexpr std::array<std::string_view, 3> kPartNames{"gate", "up", "down"};
+
+void check_parts(const ExpertLayer& layer) {
+    const auto parts = layer.parts();
+    const quant::MatrixSpec& gate = layer.gate.spec;
+    require(gate.rows > 0 && gate.cols > 0 && layer.up.spec.rows == gate.rows && layer.up.spec.cols == gate.cols &&
+                layer.down.spec.rows == gate.cols && layer.down.spec.cols == gate.rows,
+            ErrorKind::usage, "layer ", layer.layer,
+            ": gate and up must be [intermediate, hidden] and down [hidden, intermediate]; got gate [", gate.rows, ", ",
+            gate.cols, "], up [", layer.up.spec.rows, ", ", layer.up.spec.cols, "], down [", layer.down.spec.rows, ", ",
+            layer.down.spec.cols, "]");
+    require(layer.record_bytes > 0 && layer.record_bytes % kPageBytes == 0, ErrorKind::usage, "layer ", layer.layer,
+            ": a record is a multiple of 4096 bytes; got ", layer.record_bytes);
+    std::size_t end = 0;
+    for (std::size_t i = 0; i < parts.size(); ++i) {
+        const Part& part = *parts[i];
+        require(part.offset % quant::kPartAlign == 0 && part.offset >= end &&
+                    part.offset + part.spec.bytes() <= layer.record_bytes,
+                ErrorKind::usage, "layer ", layer.layer, ": ", kPartNames[i], " of ", part.spec.bytes(),
+                " bytes at offset ", part.offset, " does not fit a record of ", layer.record_bytes,
+                " bytes behind the part before it (offsets are multiples of 64)");
+        end = part.offset + part.spec.bytes();
+    }
+}
+
+void check_record(const ExpertLayer& layer, int expert, const Files& files) {
+    const RecordExtent& record = layer.records[static_cast<std::size_t>(expert)];
+    const std::string what = text("layer ", layer.layer, ", expert ", expert);
+    require(record.bytes == layer.record_bytes && record.offset % kPageBytes == 0, ErrorKind::usage, what,
+            ": a record of ", layer.record_bytes, " bytes at a multiple of 4096 was expected; got ", record.bytes,
+            " bytes at ", record.offset);
+    require_inside(*file_at(files, record.file), record.offset, record.bytes, what);
+}
+
+void check_slices(const ExpertLayer& layer, int expert, const Files& files) {
+    const auto parts = layer.parts();
+    for (std::size_t i = 0; i < parts.size(); ++i) {
+        const TensorSlice& slice = layer.slices[static_cast<std::size_t>(expert)][i];
+        const quant::MatrixSpec& spec = parts[i]->spec;
+        const std::string what = text("layer ", layer.layer, ", expert ", expert, ", ", kPartNames[i]);
+        require(slice.rows == spec.rows && slice.cols == spec.cols, ErrorKind::usage, what, ": [", spec.rows, ", ",
+                spec.cols, "] was expected; got [", slice.rows, ", ", slice.cols, "]");
+        require(!quant::is_integer(spec.format), ErrorKind::usage, what,
+                ": a checkpoint in place runs as f32 or bf16, not as ", quant::name(spec.format), ": pack it first");
+        require_inside(*file_at(files, slice.file), slice.offset, slice.bytes(), what);
+    }
+}
+
+void check_layer(const ExpertLayer& layer, const Files& files) {
+    require(layer.layer >= 0, ErrorKind::usage, "layer numbers start at 0; got ", layer.layer);
+    require(layer.records.empty() != layer.slices.empty(), ErrorKind::usage, "layer ", layer.layer,
+            ": either packed records or slices of a checkpoint were expected");
+    check_parts(layer);
+    for (int expert = 0; expert < layer.experts(); ++expert)
+        layer.packed() ? check_record(layer, expert, files) : check_slices(layer, expert, files);
+}
+
+}  // namespace
+
+void require_inside(const io::File& file, std::uint64_t offset, std::uint64_t bytes, const std::string& what) {
+    require(offset <= file.size() && bytes <= file.size() - offset, ErrorKind::checkpoint, what, ": ", bytes,
+            " bytes at offset ", offset, " of ", file.path(), " were expected, but the file ends at ", file.size(),
+            ": it is cut off, fetch it again");
+}
+
+const std::shared_ptr<const io::File>& file_at(const Files& files, int file) {
+    require(file >= 0 && static_cast<std::size_t>(file) < files.size(), ErrorKind::usage, "there is no file number ",
+            file, ": ", files.size(), " are open");
+    return files[static_cast<std::size_t>(file)];
+}
+
+Catalog::Catalog(std::vector<ExpertLayer> layers, Files files) : layers_(std::move(layers)), files_(std::move(files)) {
+    require(!layers_.empty(), ErrorKind::usage, "a model without expert layers needs no catalog");
+    std::sort(layers_.begin(), layers_.end(),
+              [](const ExpertLayer& a, const ExpertLayer& b) { return a.layer < b.layer; });
+    first_.push_back(0);
+    for (const ExpertLayer& layer : layers_) {
+        check_layer(layer, files_);
+        require(layer.packed() == packed(), ErrorKind::usage, "layer ", layer.layer,
+                ": all layers are packed records, or all are slices of a checkpoint");
+        require(static_cast<std::size_t>(layer.layer) >= position_.size(), ErrorKind::usage, "layer ", layer.layer,
+                " was given twice");
+        position_.resize(static_cast<std::size_t>(layer.layer) + 1, -1);
+        position_.back() = static_cast<int>(first_.size()) - 1;
+        first_.push_back(first_.back() + layer.experts());
+    }
+}
+
+std::size_t Catalog::position(int layer) const {
+    const bool known = layer >= 0 && static_cast<std::size_t>(layer) < position_.size() &&
+                       position_[static_cast<std::size_t>(layer)] >= 0;
+    require(known, ErrorKind::usage, "layer ", layer, " has no experts");
+    return static_cast<std::size_t>(position_[static_cast<std::size_t>(layer)]);
+}
+
+std::uint64_t Catalog::record_bytes() const {
+    std::uint64_t all = 0;
+    for (const ExpertLayer& layer : layers_) all += static_cast<std::uint64_t>(layer.experts()) * layer.record_bytes;
+    return all;
+}
+
+}  // namespace moestro::store

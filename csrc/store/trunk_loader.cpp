@@ -1,0 +1,137 @@
+#include "store/trunk_loader.h"
+
+#include <atomic>
+#include <utility>
+
+#include "base/checksum.h"
+#include "base/memory.h"
+#include "store/read_check.h"
+#include "store/row_reader.h"
+
+namespace moestro::store {
+
+// What matrices of one load share.
+struct TrunkLoader::Memory {
+    memory::Reservation reservation;
+    PageBuffer pages;
+    std::vector<std::vector<float>> biases;
+    std::vector<kernels::Matrix> matrices;
+};
+
+namespace {
+
+void check_bias(const std::string& name, std::span<const float> bias, std::int32_t rows) {
+    require(bias.empty() || bias.size() == static_cast<std::size_t>(rows), ErrorKind::usage, name, ": a bias of ", rows,
+            " values was expected, got ", bias.size());
+}
+
+kernels::Matrix matrix_at(const std::byte* data, const quant::MatrixSpec& spec, const std::vector<float>& bias) {
+    return {.data = data, .spec = spec, .bias = bias.empty() ? nullptr : bias.data()};
+}
+
+void check_record(const std::string& name, const RecordExtent& extent, std::span<const Part> parts,
+                  std::span<const std::span<const float>> biases) {
+    require(extent.bytes > 0 && extent.bytes % kPageBytes == 0 && extent.offset % kPageBytes == 0, ErrorKind::usage,
+            name, ": a record lies at a multiple of 4096 and is as many bytes long; got ", extent.bytes, " bytes at ",
+            extent.offset);
+    require(biases.empty() || biases.size() == parts.size(), ErrorKind::usage, name, ": ", parts.size(),
+            " biases were expected, got ", biases.size());
+    for (std::size_t i = 0; i < parts.size(); ++i) {
+        const Part& part = parts[i];
+        const std::size_t bytes = part.spec.bytes();
+        require(part.offset % quant::kPartAlign == 0 && bytes <= extent.bytes && part.offset <= extent.bytes - bytes,
+                ErrorKind::usage, name, ": part ", i, " of ", bytes, " bytes at offset ", part.offset,
+                " does not fit a record of ", extent.bytes, " bytes (offsets are multiples of 64)");
+        if (!biases.empty()) check_bias(name, biases[i], part.spec.rows);
+    }
+}
+
+}  // namespace
+
+TrunkLoader::TrunkLoader(std::shared_ptr<memory::Ledger> ledger, io::Reader& reader, memory::Staging& staging,
+                         ThreadPool& pool, Verify verify, const Clock& clock)
+    : ledger_(std::move(ledger)), reader_(reader), staging_(staging), pool_(pool), verify_(verify), clock_(clock) {}
+
+std::shared_ptr<TrunkLoader::Memory> TrunkLoader::make_memory(std::size_t bytes,
+                                                              std::span<const std::span<const float>> biases) const {
+    std::size_t all = round_up(bytes, kPageBytes);
+    for (const auto& bias : biases) all += bias.size_bytes();
+    auto memory = std::make_shared<Memory>();
+    memory->reservation = memory::Reservation(ledger_, "trunk", all);
+    memory->pages = PageBuffer(bytes, true);
+    for (const auto& bias : biases) memory->biases.emplace_back(bias.begin(), bias.end());
+    return memory;
+}
+
+MatrixHandle TrunkLoader::load_matrix(const std::string& name, const std::shared_ptr<const io::File>& file,
+                                      const TensorSlice& slice, quant::Format format, std::span<const float> bias) {
+    require(slice.rows > 0 && slice.cols > 0, ErrorKind::usage, name, ": a matrix has rows and columns; got [",
+            slice.rows, ", ", slice.cols, "]");
+    check_bias(name, bias, slice.rows);
+    require_inside(*file, slice.offset, slice.bytes(), name);
+    const quant::MatrixSpec spec{slice.rows, slice.cols, format, scale_type(name, file, slice, format)};
+    auto memory = make_memory(spec.bytes(), {&bias, 1});
+    read_rows(name, {.file = file,
+                     .slice = slice,
+                     .panel_rows = spec.panel_rows(),
+                     .consume = pack_into(spec, memory->pages.data())});
+    memory->matrices.push_back(matrix_at(memory->pages.data(), spec, memory->biases.front()));
+    return {memory, &memory->matrices.front()};
+}
+
+quant::ScaleType TrunkLoader::scale_type(const std::string& name, const std::shared_ptr<const io::File>& file,
+                                         const TensorSlice& slice, quant::Format format) {
+    if (!quant::is_integer(format)) return quant::ScaleType::none;
+    std::atomic<bool> wide = false;
+    read_rows(name, {.file = file, .slice = slice, .consume = [&](const quant::Source& rows, std::int32_t) {
+                         if (quant::choose_scale_type(rows, format) == quant::ScaleType::f32) wide = true;
+                     }});
+    return wide ? quant::ScaleType::f32 : quant::ScaleType::f16;
+}
+
+void TrunkLoader::read_rows(const std::string& name, RowJob job) {
+    RowReader rows(reader_, staging_, pool_, clock_);
+    std::vector<RowsDone> done;
+    rows.push(std::move(job));
+    while (done.empty()) rows.wait(done);
+    counters_.bytes += rows.counters().bytes;
+    counters_.reads += rows.counters().reads;
+    counters_.arrival_ns += rows.counters().arrival_ns;
+    if (done.front().error) throw with_context(name, *done.front().error);
+}
+
+std::vector<MatrixHandle> TrunkLoader::load_record(const std::string& name, const std::shared_ptr<const io::File>& file,
+                                                   const RecordExtent& extent, std::span<const Part> parts,
+                                                   std::span<const std::span<const float>> biases) {
+    check_record(name, extent, parts, biases);
+    require_inside(*file, extent.offset, extent.bytes, name);
+    const std::vector<std::span<const float>> none(parts.size());
+    auto memory = make_memory(extent.bytes, biases.empty() ? std::span(none) : biases);
+    read_whole(name, file, extent, memory->pages.span());
+    for (std::size_t i = 0; i < parts.size(); ++i)
+        memory->matrices.push_back(matrix_at(memory->pages.data() + parts[i].offset, parts[i].spec, memory->biases[i]));
+    std::vector<MatrixHandle> handles;
+    for (const kernels::Matrix& matrix : memory->matrices) handles.emplace_back(memory, &matrix);
+    return handles;
+}
+
+void TrunkLoader::read_whole(const std::string& name, const std::shared_ptr<const io::File>& file,
+                             const RecordExtent& extent, std::span<std::byte> into) {
+    const io::ReadRequest request{.file = file, .offset = extent.offset, .destination = into};
+    reader_.submit({&request, 1});
+    std::vector<io::Completion> done;
+    while (done.empty()) reader_.wait(done);
+    counters_.bytes += into.size();
+    counters_.reads += 1;
+    if (auto error = read_error(done.front(), *file, extent.offset, extent.bytes, name)) throw *error;
+    if (auto error = change_error(*file)) throw with_context(name, *error);
+    if (verify_ == Verify::never) return;
+    const Nanos begin = clock_.now();
+    const std::uint64_t sum = xxh64(into);
+    counters_.arrival_ns += clock_.now() - begin;
+    require(sum == extent.checksum, ErrorKind::integrity, name, ": the record of ", extent.bytes, " bytes at offset ",
+            extent.offset, " of ", file->path(), " has checksum 0x", std::hex, sum, ", expected 0x", extent.checksum,
+            ": its bytes have changed. Pack the model again, and check the disk");
+}
+
+}  // namespace moestro::store
