@@ -1,0 +1,164 @@
+// The part of Runtime that runs before the first step.
+#include <pybind11/stl.h>
+
+#include <array>
+#include <optional>
+#include <string>
+#include <tuple>
+
+#include "base/types.h"
+#include "bind/matrix_spec.h"
+#include "bind/runtime_ref.h"
+
+namespace moestro::bind {
+namespace {
+
+using namespace py::literals;
+
+using PartTuple = std::tuple<std::int64_t, std::int64_t, std::string, std::string, std::size_t>;
+using SourceTuple = std::tuple<std::int64_t, std::int64_t, std::string>;  // rows, cols, dtype
+
+engine::Part part(const PartTuple& tuple) {
+    const auto& [rows, cols, format, scale, offset] = tuple;
+    return {matrix_spec(format, scale, rows, cols), offset};
+}
+
+kernels::KvType kv_type(const std::string& name) {
+    if (name == "f32") return kernels::KvType::f32;
+    if (name == "bf16") return kernels::KvType::bf16;
+    if (name == "f16") return kernels::KvType::f16;
+    fail(ErrorKind::usage, "argument type: expected one of f32, bf16, f16; got ", name);
+}
+
+std::span<const float> values(const std::optional<View<const float>>& view) {
+    if (!view) return {};
+    return {view->data, static_cast<std::size_t>(view->size())};
+}
+
+std::optional<View<const float>> bias_view(const std::optional<py::object>& bias, std::int64_t rows) {
+    if (!bias) return std::nullopt;
+    return input<float>(*bias, "bias", Shape::exactly({rows}));
+}
+
+int open_file(const RuntimeRef& self, const std::string& path) {
+    const auto runtime = self.slot->open();
+    py::gil_scoped_release released;
+    return runtime->open_file(path);
+}
+
+MatrixRef load_matrix(const RuntimeRef& self, const std::string& name, int file, std::uint64_t offset,
+                      const std::string& dtype, std::int64_t rows, std::int64_t cols, const std::string& format,
+                      const std::optional<py::object>& bias) {
+    const auto runtime = self.slot->open();
+    const engine::TensorSlice slice{file, offset, quant::parse_source_type(dtype), size32(rows, "rows"),
+                                    size32(cols, "cols")};
+    const quant::Format parsed = quant::parse_format(format);
+    const auto view = bias_view(bias, rows);
+    py::gil_scoped_release released;
+    return {runtime->load_matrix(name, slice, parsed, values(view))};
+}
+
+std::vector<MatrixRef> load_record(const RuntimeRef& self, const std::string& name, int file, std::uint64_t offset,
+                                   std::size_t nbytes, std::uint64_t checksum, const std::vector<PartTuple>& parts,
+                                   const std::vector<std::optional<py::object>>& biases) {
+    const auto runtime = self.slot->open();
+    require(biases.empty() || biases.size() == parts.size(), ErrorKind::usage, "argument biases: expected ",
+            parts.size(), " entries, as many as parts; got ", biases.size());
+    std::vector<engine::Part> specs;
+    std::vector<std::optional<View<const float>>> views;
+    std::vector<std::span<const float>> spans;
+    for (const PartTuple& tuple : parts) specs.push_back(part(tuple));
+    for (std::size_t i = 0; i < biases.size(); ++i) views.push_back(bias_view(biases[i], specs[i].spec.rows));
+    for (const auto& view : views) spans.push_back(values(view));
+    std::vector<engine::MatrixHandle> handles;
+    {
+        py::gil_scoped_release released;
+        handles = runtime->load_record(name, {file, offset, nbytes, checksum}, specs, spans);
+    }
+    std::vector<MatrixRef> matrices;
+    for (engine::MatrixHandle& handle : handles) matrices.push_back({std::move(handle)});
+    return matrices;
+}
+
+void add_packed(RuntimeRef& self, int number, const std::vector<PartTuple>& parts, std::size_t record_bytes,
+                const py::object& files, const py::object& offsets, const py::object& checksums) {
+    self.slot->open();
+    require(parts.size() == 3, ErrorKind::usage, "argument parts: expected gate, up and down; got ", parts.size());
+    const auto file = input<std::int32_t>(files, "files", Shape::exactly({kAny}));
+    const auto offset = input<std::uint64_t>(offsets, "offsets", Shape::exactly(file.shape));
+    const auto checksum = input<std::uint64_t>(checksums, "checksums", Shape::exactly(file.shape));
+    engine::ExpertLayer layer{.layer = number,
+                              .gate = part(parts[0]),
+                              .up = part(parts[1]),
+                              .down = part(parts[2]),
+                              .record_bytes = record_bytes,
+                              .records = {},
+                              .slices = {}};
+    for (std::int64_t i = 0; i < file.size(); ++i)
+        layer.records.push_back({file.data[i], offset.data[i], record_bytes, checksum.data[i]});
+    self.layers.push_back(std::move(layer));
+}
+
+// A record in memory is laid out as in a packed store: gate | up | down.
+void add_inplace(RuntimeRef& self, int number, const std::string& format, const std::vector<SourceTuple>& sources,
+                 const py::object& files, const py::object& offsets) {
+    self.slot->open();
+    require(sources.size() == 3, ErrorKind::usage, "argument gate_up_down: expected gate, up and down; got ",
+            sources.size());
+    const auto file = input<std::int32_t>(files, "files", Shape::exactly({kAny, 3}));
+    const auto offset = input<std::uint64_t>(offsets, "offsets", Shape::exactly(file.shape));
+    std::array<engine::TensorSlice, 3> slices;
+    std::array<engine::Part, 3> parts;
+    std::size_t end = 0;
+    for (std::size_t i = 0; i < 3; ++i) {
+        const auto& [rows, cols, dtype] = sources[i];
+        slices[i] = {0, 0, quant::parse_source_type(dtype), size32(rows, "gate_up_down"), size32(cols, "gate_up_down")};
+        parts[i] = {matrix_spec(format, "none", rows, cols), end};
+        end = round_up(end + parts[i].spec.bytes(), quant::kPartAlign);
+    }
+    engine::ExpertLayer layer{.layer = number,
+                              .gate = parts[0],
+                              .up = parts[1],
+                              .down = parts[2],
+                              .record_bytes = round_up(end, kPageBytes),
+                              .records = {},
+                              .slices = {}};
+    for (std::int64_t expert = 0; expert < file.shape[0]; ++expert) {
+        for (std::size_t i = 0; i < 3; ++i) {
+            slices[i].file = file.data[expert * 3 + static_cast<std::int64_t>(i)];
+            slices[i].offset = offset.data[expert * 3 + static_cast<std::int64_t>(i)];
+        }
+        layer.slices.push_back(slices);
+    }
+    self.layers.push_back(std::move(layer));
+}
+
+void set_experts(RuntimeRef& self) {
+    const auto runtime = self.slot->open();
+    std::vector<engine::ExpertLayer> layers = std::move(self.layers);
+    self.layers.clear();
+    py::gil_scoped_release released;
+    runtime->set_experts(std::move(layers));
+}
+
+KvRef set_kv(const RuntimeRef& self, const std::string& type, int kv_heads, int head_dim, int layers) {
+    const auto runtime = self.slot->open();
+    return {self.slot, &runtime->set_kv({kv_type(type), kv_heads, head_dim}, layers)};
+}
+
+}  // namespace
+
+void bind_loading(RuntimeClass& runtime) {
+    runtime.def("open_file", &open_file, "path"_a)
+        .def("load_matrix", &load_matrix, "name"_a, "file"_a, "offset"_a, "dtype"_a, "rows"_a, "cols"_a, "format"_a,
+             "bias"_a = py::none())
+        .def("load_record", &load_record, "name"_a, "file"_a, "offset"_a, "nbytes"_a, "checksum"_a, "parts"_a,
+             "biases"_a)
+        .def("add_expert_layer_packed", &add_packed, "layer"_a, "parts"_a, "record_bytes"_a, "files"_a, "offsets"_a,
+             "checksums"_a)
+        .def("add_expert_layer_inplace", &add_inplace, "layer"_a, "format"_a, "gate_up_down"_a, "files"_a, "offsets"_a)
+        .def("set_experts", &set_experts)
+        .def("set_kv", &set_kv, "type"_a, "kv_heads"_a, "head_dim"_a, "layers"_a);
+}
+
+}  // namespace moestro::bind

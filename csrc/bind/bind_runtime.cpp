@@ -1,0 +1,166 @@
+// Runtime and Ticket: construction, steps, and what can be looked at.
+#include <pybind11/stl.h>
+
+#include <optional>
+#include <string>
+
+#include "bind/runtime_ref.h"
+#include "policy/eviction.h"
+
+namespace moestro::bind {
+namespace {
+
+using namespace py::literals;
+
+io::File::Cache parse_cache(const std::string& name) {
+    if (name == "direct") return io::File::Cache::direct;
+    if (name == "buffered") return io::File::Cache::buffered;
+    fail(ErrorKind::usage, "argument cache: expected direct or buffered; got ", name);
+}
+
+RuntimeRef make_runtime(int threads, std::size_t host_memory, const std::string& isa, const std::string& cache,
+                        const std::string& reader, int io_depth, const std::string& verify, const std::string& policy,
+                        std::optional<int> expert_slots, const std::string& faults) {
+    engine::RuntimeOptions options;
+    options.threads = threads;
+    options.isa = isa;
+    options.host_memory = host_memory;
+    options.cache = parse_cache(cache);
+    options.engine = reader;
+    options.io_depth = io_depth;
+    options.verify = store::parse_verify(verify);
+    options.policy = policy;
+    options.expert_slots = expert_slots;
+    options.faults = faults;
+    RuntimeRef made;
+    py::gil_scoped_release released;
+    made.slot->runtime = std::make_shared<engine::Runtime>(options);
+    return made;
+}
+
+std::span<const std::uint8_t> flags(const std::optional<View<const std::uint8_t>>& view) {
+    if (!view) return {};
+    return {view->data, static_cast<std::size_t>(view->size())};
+}
+
+std::optional<View<const std::uint8_t>> flags_view(const std::optional<py::object>& object, const char* argument) {
+    if (!object) return std::nullopt;
+    return input<std::uint8_t>(*object, argument, Shape::exactly({kAny}));
+}
+
+void begin_step(const RuntimeRef& self, int rows, const std::optional<py::object>& tentative) {
+    const auto runtime = self.slot->open();
+    const auto view = flags_view(tentative, "tentative");
+    py::gil_scoped_release released;
+    runtime->begin_step(rows, flags(view));
+}
+
+TicketRef submit_experts(const RuntimeRef& self, int layer, const py::object& x, const py::object& ids,
+                         const py::object& weights) {
+    const auto runtime = self.slot->open();
+    auto rows = input<float>(x, "x", Shape::exactly({kAny, runtime->hidden(layer)}));
+    const auto experts = input<std::int32_t>(ids, "ids", Shape::exactly({rows.shape[0], kAny}));
+    const auto scores = input<float>(weights, "weights", Shape::exactly(experts.shape));
+    const int count = size32(rows.shape[0], "x"), top_k = size32(experts.shape[1], "ids");
+    std::unique_ptr<engine::Ticket> ticket;
+    {
+        py::gil_scoped_release released;
+        ticket = runtime->submit_experts(layer, rows.data, count, experts.data, scores.data, top_k);
+    }
+    return {std::move(ticket), std::move(rows)};
+}
+
+void wait(const RuntimeRef& self, const TicketRef& ticket, const py::object& out) {
+    const auto runtime = self.slot->open();
+    const auto y = output<float>(out, "out", Shape::exactly({ticket.ticket->rows(), ticket.ticket->hidden()}));
+    py::gil_scoped_release released;
+    runtime->wait(*ticket.ticket, y.data);
+}
+
+void end_step(const RuntimeRef& self, const std::optional<py::object>& accepted) {
+    const auto runtime = self.slot->open();
+    const auto view = flags_view(accepted, "accepted");
+    py::gil_scoped_release released;
+    runtime->end_step(flags(view));
+}
+
+void abort_step(const RuntimeRef& self) {
+    const auto runtime = self.slot->open();
+    py::gil_scoped_release released;
+    runtime->abort_step();
+}
+
+py::dict counters(const RuntimeRef& self) {
+    const engine::Counters now = self.slot->open()->counters();
+    return py::dict("hits"_a = now.hits, "misses"_a = now.misses, "joined"_a = now.joined,
+                    "evictions"_a = now.evictions, "expert_bytes_read"_a = now.expert_bytes_read,
+                    "trunk_bytes_read"_a = now.trunk_bytes_read, "reads"_a = now.reads, "compute_ns"_a = now.compute_ns,
+                    "stall_ns"_a = now.stall_ns, "arrival_ns"_a = now.arrival_ns, "read_busy_ns"_a = now.read_busy_ns,
+                    "steps"_a = now.steps, "rows"_a = now.rows);
+}
+
+py::dict residency(const RuntimeRef& self) {
+    const engine::Residency now = self.slot->open()->residency();
+    return py::dict("slots"_a = now.slots, "resident"_a = now.resident, "slot_bytes"_a = now.slot_bytes,
+                    "expert_bytes_resident"_a = now.expert_bytes_resident,
+                    "expert_bytes_total"_a = now.expert_bytes_total);
+}
+
+py::dict info(const RuntimeRef& self) {
+    const auto runtime = self.slot->open();
+    const io::ReaderInfo reader = runtime->reader_info();
+    return py::dict("isa"_a = kernels::name(runtime->compute()->isa().active),
+                    "threads"_a = runtime->compute()->pool().threads(), "reader"_a = reader.engine,
+                    "depth"_a = reader.depth, "registered_bytes"_a = reader.registered_bytes,
+                    "file_mode"_a = runtime->file_mode(), "refused"_a = runtime->refused());
+}
+
+void check_integrity(const RuntimeRef& self) {
+    const auto runtime = self.slot->open();
+    py::gil_scoped_release released;
+    runtime->check_integrity();
+}
+
+void close(RuntimeRef& self) {
+    std::shared_ptr<engine::Runtime> last = std::move(self.slot->runtime);
+    self.layers.clear();
+    py::gil_scoped_release released;
+    last.reset();
+}
+
+void bind_class(py::module_& module) {
+    RuntimeClass runtime(module, "Runtime", "The budget, the files, the expert cache, the KV blocks and the threads.");
+    runtime
+        .def(py::init(&make_runtime), py::kw_only(), "threads"_a, "host_memory"_a, "isa"_a = "", "cache"_a = "direct",
+             "reader"_a = "auto", "io_depth"_a = 0, "verify"_a = "first", "policy"_a = "lru",
+             "expert_slots"_a = py::none(), "faults"_a = "")
+        .def_property_readonly("compute", [](const RuntimeRef& self) { return self.slot->open()->compute(); })
+        .def_property_readonly("ledger", [](const RuntimeRef& self) { return self.slot->open()->ledger(); })
+        .def("begin_step", &begin_step, "rows"_a, "tentative"_a = py::none())
+        .def("submit_experts", &submit_experts, "layer"_a, "x"_a, "ids"_a, "weights"_a)
+        .def("wait", &wait, "ticket"_a, "out"_a)
+        .def("end_step", &end_step, "accepted"_a = py::none())
+        .def("abort_step", &abort_step)
+        .def("counters", &counters)
+        .def("residency", &residency)
+        .def("info", &info)
+        .def("check_integrity", &check_integrity)
+        .def("close", &close)
+        .def_static("scratch_bytes", &engine::Runtime::scratch_bytes, "rows"_a, "top_k"_a, "hidden"_a, "intermediate"_a,
+                    "integer"_a, "layers"_a = 0)
+        .def_static("staging_bytes", &engine::Runtime::staging_bytes);
+    bind_loading(runtime);
+}
+
+}  // namespace
+
+void bind_runtime(py::module_& module) {
+    bind_memory(module);
+    py::class_<TicketRef>(module, "Ticket", "One submit_experts; dropping it without wait() abandons the work.");
+    bind_class(module);
+    py::list policies;
+    for (const std::string_view name : policy::eviction_names()) policies.append(name);
+    module.attr("POLICIES") = py::tuple(policies);
+}
+
+}  // namespace moestro::bind
