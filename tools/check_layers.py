@@ -32,7 +32,7 @@ CPP_LEVELS: tuple[tuple[str, ...], ...] = (
 PYTHON_LEVELS: tuple[tuple[str, ...], ...] = (
     ("errors", "_core"),
     ("units", "knobs"),
-    ("config", "memory_limits"),
+    ("config", "memory_limits", "threads"),
     ("core",),
     ("checkpoint", "trace"),
     ("plan",),

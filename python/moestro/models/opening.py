@@ -8,11 +8,11 @@ from pathlib import Path
 from typing import Protocol
 
 from moestro._core import Runtime
-from moestro.checkpoint.dataclass_json import from_json
-from moestro.checkpoint.store_format import MANIFEST_FILE, PartSpec, StoreManifest, is_store, read_manifest
+from moestro.checkpoint.store_format import PartSpec, StoreManifest, is_store
 from moestro.config import EngineConfig
 from moestro.errors import UsageError
 from moestro.models.checkpoint_source import CheckpointSource, expert_format, trunk_format
+from moestro.models.packed import PackedModel, open_store
 from moestro.models.registry import Checkpoint, open_checkpoint
 from moestro.models.resident import Progress, WeightSource
 from moestro.models.spec import ModelSpec
@@ -89,17 +89,18 @@ class OpenedStore:
 
     def __init__(self, directory: Path, config: EngineConfig) -> None:
         self.directory = directory
-        self._manifest = read_manifest(directory)
-        self.spec = from_json(ModelSpec, self._manifest.model, f"{directory / MANIFEST_FILE}: model")
+        self._packed: PackedModel = open_store(directory)
+        self.spec = self._packed.spec
+        manifest = self._packed.manifest
         self.formats = Formats(
-            _joined(part.format for part in _trunk_parts(self._manifest)),
-            _joined(part.format for part in _expert_parts(self._manifest)) or None,
+            _joined(part.format for part in _trunk_parts(manifest)),
+            _joined(part.format for part in _expert_parts(manifest)) or None,
         )
         self._require("format", config.format, self.formats.experts or self.formats.trunk)
         self._require("trunk_format", config.trunk_format or "auto", self.formats.trunk)
 
     def source(self, runtime: Runtime, progress: Progress | None) -> WeightSource:
-        return StoreSource(runtime, self.directory, self._manifest, self.spec, progress=progress)
+        return StoreSource(runtime, self._packed, progress=progress)
 
     def _require(self, argument: str, wanted: str, found: str) -> None:
         if wanted not in ("auto", found):

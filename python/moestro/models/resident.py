@@ -42,7 +42,7 @@ class WeightSource(Protocol):
     """
 
     def linears(self, layer: int) -> Mapping[str, Matrix]:
-        """The matrices of `linear_shapes`, biases inside."""
+        """By name, biases inside: q, k, v, o and, of a dense MLP, gate, up, down."""
         ...
 
     def vector(self, role: str) -> F32:

@@ -6,49 +6,44 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 import numpy as np
+from numpy.typing import NDArray
 
 from moestro import _core
 from moestro._core import F32, Matrix, Runtime
-from moestro.checkpoint.store_format import PartSpec, PlainTensor, Record, StoreManifest, checksum_value
+from moestro.checkpoint.store_format import (
+    EMBED_CHECKSUMS,
+    PartSpec,
+    PlainTensor,
+    Record,
+    checksum_value,
+)
 from moestro.checkpoint.weights import CORE_TYPES, TensorSlice
 from moestro.errors import CheckpointError
 from moestro.layers.embedding import EmbeddingTable
+from moestro.models.packed import PackedModel
 from moestro.models.resident import Progress
-from moestro.models.shapes import Shape, biased_linears, gated_shapes, linear_shapes
-from moestro.models.spec import ModelSpec, MoeSpec
 from moestro.models.vectors import read_bytes, read_vector
 
 
 class StoreSource:
-    """A WeightSource. The manifest has been validated; here it is held against the model it should describe."""
+    """A WeightSource. The manifest was held against the model it describes when it was opened."""
 
-    def __init__(
-        self,
-        runtime: Runtime,
-        directory: Path,
-        manifest: StoreManifest,
-        spec: ModelSpec,
-        *,
-        progress: Progress | None = None,
-    ) -> None:
-        if len(manifest.layers) != spec.num_layers:
-            raise CheckpointError(f"{directory}: {len(manifest.layers)} layers for a model of {spec.num_layers}")
+    def __init__(self, runtime: Runtime, packed: PackedModel, *, progress: Progress | None = None) -> None:
+        manifest = packed.manifest
         self._runtime = runtime
-        self._directory = directory
+        self._directory = packed.directory
         self._manifest = manifest
-        self._spec = spec
         self._progress = progress
         self._plain = {tensor.name: tensor for tensor in manifest.plain}
         records = [layer.trunk for layer in manifest.layers] + list(manifest.head)
-        small = [tensor for name, tensor in self._plain.items() if not name.startswith("embed")]
+        small = [tensor for name, tensor in self._plain.items() if name != "embed"]
         self._total = sum(record.record_bytes for record in records) + sum(tensor.nbytes for tensor in small)
         self._done = 0
 
     def linears(self, layer: int) -> Mapping[str, Matrix]:
         record, role = self._manifest.layers[layer].trunk, f"layers.{layer}"
-        self._expect_parts(f"{role}.trunk", record.parts, linear_shapes(self._spec, layer))
-        biased = biased_linears(self._spec, layer)
-        biases = [self.vector(f"{role}.{part.name}_bias") if part.name in biased else None for part in record.parts]
+        bias_roles = [f"{role}.{part.name}_bias" for part in record.parts]
+        biases = [self.vector(bias) if bias in self._plain else None for bias in bias_roles]
         matrices = self._record(f"{role}.trunk", record, biases)
         return {part.name: matrix for part, matrix in zip(record.parts, matrices, strict=True)}
 
@@ -74,17 +69,14 @@ class StoreSource:
         return Matrix.from_packed(packed, "f32", "none", tensor.rows, tensor.cols)
 
     def add_experts(self, layer: int) -> None:
-        experts, moe = self._manifest.layers[layer].experts, self._spec.layers[layer].mlp
-        if experts is None or not isinstance(moe, MoeSpec) or len(experts.files) != moe.num_experts:
-            raise CheckpointError(f"{self._directory}: layer {layer} does not have the experts its model says")
-        shapes = gated_shapes(self._spec.hidden_size, moe.intermediate_size)
-        self._expect_parts(f"layers.{layer}.experts", experts.parts, shapes)
-        files = [self._file(file) for file in experts.files]
+        experts = self._manifest.layers[layer].experts
+        if experts is None:
+            raise CheckpointError(f"{self._directory}: layer {layer} has no experts; pack the model again")
         self._runtime.add_expert_layer_packed(
             layer,
             [_part(part) for part in experts.parts],
             experts.record_bytes,
-            np.array(files, dtype=np.int32),
+            np.array([self._file(file) for file in experts.files], dtype=np.int32),
             np.array(experts.offsets, dtype=np.uint64),
             np.array([checksum_value(text) for text in experts.checksums], dtype=np.uint64),
         )
@@ -96,7 +88,18 @@ class StoreSource:
 
     def embedding(self) -> EmbeddingTable:
         embed = self._tensor("embed")
-        return EmbeddingTable(self._path(embed.file), embed.offset, _core_type(embed), embed.rows, embed.cols)
+        path = self._path(embed.file)
+        return EmbeddingTable(path, embed.offset, _core_type(embed), embed.rows, embed.cols, self._row_checksums(embed))
+
+    def _row_checksums(self, embed: PlainTensor) -> NDArray[np.uint64]:
+        table = self._tensor(EMBED_CHECKSUMS)
+        if (table.rows, table.cols, table.checksum) != (embed.rows, 1, embed.checksum):
+            raise CheckpointError(f"{self._directory}: {EMBED_CHECKSUMS} is not that of embed; pack the model again")
+        self._runtime.ledger.take("trunk", table.nbytes)
+        path, checksum = self._path(table.file), checksum_value(table.checksum)
+        raw = read_bytes(EMBED_CHECKSUMS, path, table.offset, table.nbytes, checksum)
+        self._advance(table.nbytes)
+        return raw.view(np.uint64)
 
     def _record(self, role: str, record: Record, biases: Sequence[F32 | None]) -> list[Matrix]:
         matrices = self._runtime.load_record(
@@ -110,13 +113,6 @@ class StoreSource:
         )
         self._advance(record.record_bytes)
         return matrices
-
-    def _expect_parts(self, role: str, parts: Sequence[PartSpec], shapes: Mapping[str, Shape]) -> None:
-        found = {part.name: (part.rows, part.cols) for part in parts}
-        if found != shapes or len(parts) != len(shapes):
-            raise CheckpointError(
-                f"{self._directory}: {role}: expected {dict(shapes)}, the store has {found}; pack the model again"
-            )
 
     def _tensor(self, role: str) -> PlainTensor:
         if role not in self._plain:
