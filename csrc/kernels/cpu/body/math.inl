@@ -3,7 +3,7 @@
 constexpr int kLanes = 16;
 
 inline F32 exp(F32 x) {
-    const F32 clamped = min(splat(88.72283f), max(splat(-104.0f), x));  // both keep a NaN in their second operand
+    const F32 clamped = min(splat(89.0f), max(splat(-104.0f), x));  // both keep a NaN in their second operand
     const I32 n = to_int(mul(clamped, splat(1.44269504f)));
     const F32 whole = to_float(n);
     F32 r = fma(whole, splat(-0.693359375f), clamped);
