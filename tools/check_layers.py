@@ -39,7 +39,7 @@ PYTHON_LEVELS: tuple[tuple[str, ...], ...] = (
     ("kv",),
     ("layers",),
     ("models",),
-    ("spec", "text"),
+    ("spec", "text", "pack"),
     ("gen",),
     ("llm",),
     ("server", "cli", "integrations"),

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from dataclasses import dataclass
 
-from moestro.checkpoint.store_format import PartSpec, PlainTensor, StoreManifest
+from moestro.checkpoint.store_format import EMBED_CHECKSUMS, PartSpec, PlainTensor, StoreManifest
 from moestro.checkpoint.weights import ModelWeights
 
 # Classes in the order they are shown.
@@ -87,6 +87,8 @@ def _store_items(manifest: StoreManifest) -> Iterator[tuple[str, str, int, int]]
     for record in manifest.head:
         yield _packed("head", record.parts[0], 1)
     for tensor in manifest.plain:
+        if tensor.name == EMBED_CHECKSUMS:
+            continue
         yield _class_of(tensor.name), _plain_type(tensor), tensor.rows * tensor.cols, tensor.nbytes
 
 

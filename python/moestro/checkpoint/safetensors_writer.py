@@ -72,6 +72,7 @@ class SafetensorsWriter:
         self._path = path
         self._layout = layout
         self._next = written
+        self._filled = 0  # bytes of the next tensor that are there
         try:
             self._descriptor = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o666)
         except OSError as error:
@@ -92,12 +93,21 @@ class SafetensorsWriter:
 
     def append(self, name: str, data: Buffer | NDArray[Any]) -> None:
         """Writes the next tensor of the layout, all its bytes at once; `data` is C-contiguous."""
-        entry = self._layout.entries[self._next] if self._next < len(self._layout.entries) else None
         view = memoryview(cast("Buffer", data)).cast("B")
-        if entry is None or entry.name != name or entry.nbytes != view.nbytes:
-            raise UsageError(f"{self._path}: {name} of {view.nbytes} bytes is not what comes next: {entry}")
+        entry = self._expected(name, view.nbytes)
+        if self._filled or entry.nbytes != view.nbytes:
+            raise self._unexpected(name, view.nbytes)
         self._write(view, self._layout.offsets[self._next])
         self._next += 1
+
+    def extend(self, name: str, piece: Buffer | NDArray[Any]) -> None:
+        """Writes the next bytes of the next tensor, which may be larger than memory; its last piece completes it."""
+        view = memoryview(cast("Buffer", piece)).cast("B")
+        entry = self._expected(name, view.nbytes)
+        self._write(view, self._layout.offsets[self._next] + self._filled)
+        self._filled += view.nbytes
+        if self._filled == entry.nbytes:
+            self._next, self._filled = self._next + 1, 0
 
     def flush(self) -> None:
         """Makes what was appended durable."""
@@ -136,6 +146,19 @@ class SafetensorsWriter:
         if os.pread(self._descriptor, len(header), 0) != header or os.fstat(self._descriptor).st_size < end:
             raise StorageError(f"{self._path} is not the file that was interrupted: delete it and start again")
         os.ftruncate(self._descriptor, end)
+
+    def _expected(self, name: str, nbytes: int) -> TensorEntry:
+        """The next entry of the layout, if it is `name` and has room for `nbytes` more."""
+        entry = self._layout.entries[self._next] if self._next < len(self._layout.entries) else None
+        if entry is None or entry.name != name or self._filled + nbytes > entry.nbytes:
+            raise self._unexpected(name, nbytes)
+        return entry
+
+    def _unexpected(self, name: str, nbytes: int) -> UsageError:
+        entry = self._layout.entries[self._next] if self._next < len(self._layout.entries) else None
+        return UsageError(
+            f"{self._path}: {name} of {nbytes} bytes is not what comes next: {entry}, {self._filled} bytes written"
+        )
 
     def _write(self, view: memoryview, offset: int) -> None:
         try:

@@ -25,6 +25,10 @@ MANIFEST_FILE = "moestro.json"
 RECORD_ALIGN = 4096
 PART_ALIGN = 64
 
+# The plain tensor U64 [vocab] with the XXH64 of every embedding row: rows are read one by one, and verified so.
+EMBED_CHECKSUMS = "embed.checksums"
+
+_PLAIN_BYTES = {**ELEMENT_BYTES, "U64": 8}
 _CHECKSUM = re.compile(r"[0-9a-f]{16}", re.ASCII)
 _SCALES = {"f32": ("none",), "bf16": ("none",), "q8": ("f16", "bf16", "f32"), "q4": ("f16", "bf16", "f32")}
 
@@ -80,10 +84,13 @@ class StoreLayer:
 
 @dataclass(frozen=True)
 class PlainTensor:
-    """An ordinary safetensors tensor in the checkpoint's own type: the embedding, norms, biases, routers."""
+    """An ordinary safetensors tensor in the checkpoint's own type: the embedding, norms, biases, routers.
+
+    Its checksum is the XXH64 of its bytes; of "embed", which nobody reads whole, that of the bytes of EMBED_CHECKSUMS.
+    """
 
     name: str  # the role: "embed", "layers.3.router", ...
-    dtype: str  # "F32" | "BF16" | "F16"
+    dtype: str  # "F32" | "BF16" | "F16"; "U64" of EMBED_CHECKSUMS
     rows: int
     cols: int
     file: int
@@ -92,7 +99,7 @@ class PlainTensor:
 
     @property
     def nbytes(self) -> int:
-        return self.rows * self.cols * ELEMENT_BYTES[self.dtype]
+        return self.rows * self.cols * _PLAIN_BYTES[self.dtype]
 
 
 @dataclass(frozen=True)
@@ -186,7 +193,8 @@ def _validate(manifest: StoreManifest, where: str) -> None:
         if len(record.parts) != 1:
             raise CheckpointError(f"{where}: head slice {number}: expected one part, got {len(record.parts)}")
     for tensor in manifest.plain:
-        if tensor.dtype not in ELEMENT_BYTES or tensor.rows < 1 or tensor.cols < 1:
+        types = ("U64",) if tensor.name == EMBED_CHECKSUMS else tuple(ELEMENT_BYTES)
+        if tensor.dtype not in types or tensor.rows < 1 or tensor.cols < 1:
             raise CheckpointError(f"{where}: {tensor.name}: impossible type or shape")
     if len({tensor.name for tensor in manifest.plain}) != len(manifest.plain):
         raise CheckpointError(f"{where}: a plain tensor appears twice")

@@ -14,6 +14,7 @@ from typing import Any
 
 from moestro.checkpoint.safetensors_writer import FileLayout, TensorEntry, lay_out
 from moestro.checkpoint.store_format import (
+    EMBED_CHECKSUMS,
     FORMAT_VERSION,
     PART_ALIGN,
     RECORD_ALIGN,
@@ -53,7 +54,10 @@ MatrixBytes = Callable[[str, str, int, int], int]
 
 @dataclass(frozen=True)
 class PlannedTensor:
-    """A tensor to write: a record packed from `sources` into `parts`, or (no parts) its one source copied as it is."""
+    """A tensor to write: a record packed from `sources` into `parts`, or (no parts) its one source copied as it is.
+
+    The one named EMBED_CHECKSUMS holds the checksums of its source's rows instead.
+    """
 
     name: str
     nbytes: int
@@ -65,6 +69,8 @@ class PlannedTensor:
         if self.parts:
             return TensorEntry(self.name, "U8", (self.nbytes,), self.nbytes)
         source = self.sources[0]
+        if self.name == EMBED_CHECKSUMS:
+            return TensorEntry(self.name, "U64", (source.rows,), self.nbytes)
         shape = (source.cols,) if source.rows == 1 else (source.rows, source.cols)
         return TensorEntry(self.name, source.dtype, shape, self.nbytes)
 
@@ -197,9 +203,9 @@ class _Place:
 
     def plain(self) -> PlainTensor:
         source = self.tensor.sources[0]
-        return PlainTensor(
-            self.tensor.name, source.dtype, source.rows, source.cols, self.file, self.offset, self.checksum
-        )
+        cols = 1 if self.tensor.name == EMBED_CHECKSUMS else source.cols
+        dtype = self.tensor.entry.dtype
+        return PlainTensor(self.tensor.name, dtype, source.rows, cols, self.file, self.offset, self.checksum)
 
 
 def _places(files: Sequence[PlannedFile], checksums: Mapping[str, int]) -> dict[str, _Place]:
@@ -233,7 +239,8 @@ def _copy(name: str, source: TensorSlice) -> PlannedTensor:
 
 
 def _small_tensors(weights: ModelWeights) -> list[PlannedTensor]:
-    """Norms, biases and routers, wider types first, so that every tensor lies on a multiple of its element."""
+    """Checksums, norms, biases and routers, wider types first: every tensor lies on a multiple of its element."""
+    checksums = PlannedTensor(EMBED_CHECKSUMS, 8 * weights.embed.rows, (), (weights.embed,))
     named = [
         (f"layers.{number}.{name}", tensor)
         for number, layer in enumerate(weights.layers)
@@ -241,7 +248,7 @@ def _small_tensors(weights: ModelWeights) -> list[PlannedTensor]:
     ]
     named.append(("final_norm", weights.final_norm))
     named.sort(key=lambda pair: -ELEMENT_BYTES[pair[1].dtype])
-    return [_copy(name, tensor) for name, tensor in named]
+    return [checksums, *(_copy(name, tensor) for name, tensor in named)]
 
 
 def _split(tensors: Sequence[PlannedTensor], max_bytes: int) -> Iterator[list[PlannedTensor]]:

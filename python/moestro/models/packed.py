@@ -6,7 +6,14 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
-from moestro.checkpoint.store_format import MANIFEST_FILE, PartSpec, StoreLayer, StoreManifest, read_manifest
+from moestro.checkpoint.store_format import (
+    EMBED_CHECKSUMS,
+    MANIFEST_FILE,
+    PartSpec,
+    StoreLayer,
+    StoreManifest,
+    read_manifest,
+)
 from moestro.errors import CheckpointError
 from moestro.models.spec import DenseSpec, LayerSpec, ModelSpec
 from moestro.models.spec_json import spec_from_json
@@ -78,6 +85,7 @@ def _mlp_shapes(hidden: int, width: int) -> list[Shape]:
 
 def _plain_shapes(spec: ModelSpec) -> Iterator[Shape]:
     yield "embed", spec.vocab_size, spec.hidden_size
+    yield EMBED_CHECKSUMS, spec.vocab_size, 1
     yield "final_norm", 1, spec.hidden_size
     q_rows, kv_rows, hidden = spec.num_heads * spec.head_dim, spec.num_kv_heads * spec.head_dim, spec.hidden_size
     for number, layer in enumerate(spec.layers):

@@ -21,6 +21,7 @@ from moestro.checkpoint.inspect import summarise_checkpoint, summarise_store
 from moestro.checkpoint.safetensors_index import read_header
 from moestro.checkpoint.safetensors_writer import SafetensorsWriter, TensorEntry, lay_out
 from moestro.checkpoint.store_format import (
+    EMBED_CHECKSUMS,
     MANIFEST_FILE,
     StoreManifest,
     checksum_value,
@@ -58,8 +59,8 @@ def planned(directory: Path, **sizes: int) -> StorePlan:
 
 
 def content(tensor: PlannedTensor) -> bytes:
-    """Plain tensors as they are; records filled with something that tells them apart."""
-    if not tensor.parts:
+    """Plain tensors as they are; records and checksums filled with something that tells them apart."""
+    if not tensor.parts and tensor.name != EMBED_CHECKSUMS:
         source = tensor.sources[0]
         with source.path.open("rb") as file:
             return os.pread(file.fileno(), source.nbytes, source.offset)
@@ -131,7 +132,8 @@ def test_every_weight_is_packed_once(tiny_checkpoint: Checkpoints) -> None:
     for name in NAMES:
         found = open_checkpoint(tiny_checkpoint(name))
         plan = planned(tiny_checkpoint(name), head_slice_bytes=8_000)
-        sources = [source for file in plan.files for tensor in file.tensors for source in tensor.sources]
+        tensors = [tensor for file in plan.files for tensor in file.tensors if tensor.name != EMBED_CHECKSUMS]
+        sources = [source for tensor in tensors for source in tensor.sources]
         covered = sorted((str(s.path), s.offset, s.offset + s.nbytes) for s in sources)
         wanted = [tensor for _, tensor in found.weights.roles()] + ([found.weights.head] if found.weights.tied else [])
         # The head is cut into slices that follow each other; everything else is whole.
@@ -317,6 +319,26 @@ def test_writer_refuses_what_does_not_come_next(tmp_path: Path) -> None:
         writer.append("t0", bytes(4095))
     with pytest.raises(UsageError, match="0 of 3"), SafetensorsWriter(tmp_path / "c", lay_out(ENTRIES)):
         pass
+
+
+def test_tensors_larger_than_memory_come_in_pieces(tmp_path: Path) -> None:
+    layout, data = lay_out(ENTRIES), data_of(ENTRIES[1])
+    with SafetensorsWriter(tmp_path / "pieces", layout) as writer:
+        writer.append("t0", data_of(ENTRIES[0]))
+        for begin in range(0, len(data), 1000):
+            assert writer.written == 1
+            writer.extend("t1", data[begin : begin + 1000])
+        with pytest.raises(UsageError, match="t1 of 1 bytes"):
+            writer.extend("t1", b"x")
+        writer.append("t2", data_of(ENTRIES[2]))
+    with safe_open(tmp_path / "pieces", "np") as handle:
+        assert all(handle.get_tensor(entry.name).tobytes() == data_of(entry) for entry in ENTRIES)
+    with pytest.raises(UsageError, match="4097 bytes"), SafetensorsWriter(tmp_path / "too many", layout) as writer:
+        writer.extend("t0", bytes(4097))
+    with pytest.raises(UsageError, match="0 of 3"), SafetensorsWriter(tmp_path / "unfinished", layout) as writer:
+        writer.extend("t0", bytes(4095))
+        with pytest.raises(UsageError, match="4095 bytes written"):
+            writer.append("t0", bytes(4096))
 
 
 def test_full_disk_is_a_named_error(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
