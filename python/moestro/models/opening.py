@@ -12,11 +12,13 @@ from moestro.checkpoint.store_format import PartSpec, StoreManifest, is_store
 from moestro.config import EngineConfig
 from moestro.errors import UsageError
 from moestro.models.checkpoint_source import CheckpointSource, expert_format, trunk_format
+from moestro.models.footprint import checkpoint_footprint, store_footprint
 from moestro.models.packed import PackedModel, open_store
 from moestro.models.registry import Checkpoint, open_checkpoint
 from moestro.models.resident import Progress, WeightSource
 from moestro.models.spec import ModelSpec
 from moestro.models.store_source import StoreSource
+from moestro.plan.footprint import Footprint
 
 IN_PLACE_FORMATS = ("auto", "f32", "bf16")
 
@@ -38,6 +40,7 @@ class OpenedModel(Protocol):
     formats: Formats
 
     def source(self, runtime: Runtime, progress: Progress | None) -> WeightSource: ...
+    def footprint(self) -> Footprint: ...
 
 
 def open_model(directory: Path, config: EngineConfig) -> OpenedModel:
@@ -72,6 +75,10 @@ class OpenedCheckpoint:
             runtime, self._checkpoint.weights, trunk=self._trunk, experts=self._experts, progress=progress
         )
 
+    def footprint(self) -> Footprint:
+        weights = self._checkpoint.weights
+        return checkpoint_footprint(self.spec, weights, trunk=self._trunk, experts=self._experts)
+
     def _trunk_formats(self) -> Iterator[str]:
         weights = self._checkpoint.weights
         for layer in weights.layers:
@@ -101,6 +108,9 @@ class OpenedStore:
 
     def source(self, runtime: Runtime, progress: Progress | None) -> WeightSource:
         return StoreSource(runtime, self._packed, progress=progress)
+
+    def footprint(self) -> Footprint:
+        return store_footprint(self.spec, self._packed.manifest)
 
     def _require(self, argument: str, wanted: str, found: str) -> None:
         if wanted not in ("auto", found):

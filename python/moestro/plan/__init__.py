@@ -1,0 +1,1 @@
+"""Plans made from plain numbers, before anything is loaded: memory, and what this machine offers."""

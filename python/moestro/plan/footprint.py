@@ -1,0 +1,30 @@
+"""What of a model decides how much memory it takes. Models make it from their own descriptions; plans only read it."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+
+@dataclass(frozen=True, kw_only=True)
+class Footprint:
+    trunk: int  # bytes of everything that stays in memory: linears, head, norms, biases, routers
+    record: int  # bytes of the largest expert record; 0 for a dense model
+    records: int  # bytes of all expert records
+
+    layers: int
+    moe_layers: int
+    hidden: int
+    vocab: int
+    heads: int
+    kv_heads: int
+    head_dim: int
+    dense_width: int  # intermediate size of the widest dense MLP; 0 where there is none
+    trunk_integer: bool  # any linear of the trunk in q8 or q4
+
+    experts: int  # of the layer with most; 0 for a dense model, like all below
+    top_k: int
+    expert_width: int  # intermediate size of the widest expert
+    experts_integer: bool
+
+    dtype: str  # the model's own precision: "f32" | "bf16" | "f16"
+    max_len: int  # longest context the model was made for, tokens

@@ -1,0 +1,174 @@
+"""The memory plan: what a budget is spent on, decided before anything is loaded, or refused with the arithmetic.
+
+A budget holds, always: the trunk, two expert slots, staging for reads, scratch for one step and KV for a short
+sequence. What is left holds more experts, until longer sequences need it for their KV.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from moestro import core
+from moestro.config import EngineConfig
+from moestro.errors import BudgetError, UsageError
+from moestro.memory_limits import automatic_budget
+from moestro.plan.footprint import Footprint
+from moestro.plan.work import logit_rows, work_bytes
+from moestro.units import format_bytes
+
+# KV that every budget has room for, in tokens, unless max_model_len asks for another number.
+LEAST_KV_TOKENS = 256
+
+# "auto" chunks: the largest whose scratch is a small part of what the trunk leaves. Larger than the first, a step takes
+# long enough to be felt when somebody cancels it or waits beside it.
+AUTO_CHUNKS = (512, 384, 256, 192, 128, 96, 64, 48, 32, 24, 16, 12, 8, 6, 4, 3, 2)
+AUTO_SCRATCH_SHARE = 8  # one part in so many
+
+_KV_BYTES = {"f32": 4, "bf16": 2, "f16": 2}
+_PAGE = 4096
+
+
+@dataclass(frozen=True)
+class PlanLine:
+    name: str  # the ledger's word
+    nbytes: int
+    meaning: str
+
+
+@dataclass(frozen=True)
+class MemoryPlan:
+    """How a budget will be spent. Bytes unless said."""
+
+    budget: int
+    source: str  # a sentence: where the budget comes from
+    lines: tuple[PlanLine, ...]  # what must be there; together `least`
+    expert_slots: int  # of the largest record, while KV takes no more than its line; 0 for a dense model
+    kv_dtype: str
+    kv_block_bytes: int  # of one block of all layers
+    prefill_chunk: int  # rows of the largest step
+    logit_rows: int  # rows of a step whose logits may be asked for together
+
+    @property
+    def least(self) -> int:
+        """The smallest budget that runs this model with these settings and this chunk."""
+        return sum(line.nbytes for line in self.lines)
+
+    @property
+    def scratch(self) -> int:
+        return next(line.nbytes for line in self.lines if line.name == "scratch")
+
+    def arithmetic(self) -> str:
+        """The lines as one sum."""
+        return " + ".join(f"{line.name} {format_bytes(line.nbytes)} ({line.meaning})" for line in self.lines)
+
+
+def plan_memory(model: Footprint, config: EngineConfig, threads: int) -> MemoryPlan:
+    """Plans `config.host_memory` for a model. Raises BudgetError, with the sum and what is missing, when it cannot hold
+    the least; UsageError for a max_model_len beyond the model's.
+    """
+    needs = _Needs(model, config, threads)
+    first = 1 if config.prefill_chunk == "auto" else int(config.prefill_chunk)
+    least = needs.total(first, needs.tokens)
+    budget, source = _budget(config, least)
+    if budget < least:
+        raise BudgetError(_refusal(budget, needs.lines(first, needs.tokens), config))
+    chunk = needs.auto_chunk(budget) if config.prefill_chunk == "auto" else first
+    longest = needs.longest(budget - needs.total(chunk, needs.tokens))
+    lines = needs.lines(chunk, longest)
+    return MemoryPlan(
+        budget=budget,
+        source=source,
+        lines=lines,
+        expert_slots=needs.slots(budget - sum(line.nbytes for line in lines)),
+        kv_dtype=needs.kv_dtype,
+        kv_block_bytes=needs.block,
+        prefill_chunk=chunk,
+        logit_rows=logit_rows(model, chunk),
+    )
+
+
+class _Needs:
+    """What one model needs with one set of settings."""
+
+    def __init__(self, model: Footprint, config: EngineConfig, threads: int) -> None:
+        limit = config.max_model_len
+        if limit is not None and limit > model.max_len:
+            raise UsageError(f"max_model_len: the model was made for {model.max_len} tokens, got {limit}")
+        self._model = model
+        self._threads = threads
+        self._given_slots = config.expert_slots
+        self._limit = limit or model.max_len
+        self.tokens = limit or min(LEAST_KV_TOKENS, model.max_len)
+        self.kv_dtype = model.dtype if config.kv_dtype == "auto" else config.kv_dtype
+        self.block = kv_block_bytes(model, self.kv_dtype)
+
+    def lines(self, chunk: int, longest: int) -> tuple[PlanLine, ...]:
+        """longest: tokens of the longest sequence that steps of `chunk` rows may meet."""
+        model, slots = self._model, self._given_slots or 2
+        experts = PlanLine("expert slots", slots * model.record, f"{slots} of {format_bytes(model.record)}")
+        scratch = work_bytes(model, chunk, self._threads, longest)
+        return (
+            PlanLine("trunk", model.trunk, "all weights but experts"),
+            *((experts,) if model.moe_layers else ()),
+            PlanLine("staging", core.Runtime.staging_bytes(), "reads on their way"),
+            PlanLine("scratch", scratch, f"steps of {chunk} row{'s' if chunk > 1 else ''}"),
+            PlanLine("kv", -(-self.tokens // core.KV_BLOCK) * self.block, f"{self.tokens} tokens"),
+        )
+
+    def total(self, chunk: int, longest: int) -> int:
+        return sum(line.nbytes for line in self.lines(chunk, longest))
+
+    def longest(self, left: int) -> int:
+        """The longest sequence whose KV fits, in tokens, with `left` bytes that nothing else must have."""
+        return min(self._limit, self.tokens + left // self.block * core.KV_BLOCK)
+
+    def auto_chunk(self, budget: int) -> int:
+        most = (budget - self._model.trunk) // AUTO_SCRATCH_SHARE
+        for chunk in AUTO_CHUNKS:
+            small = work_bytes(self._model, chunk, self._threads, self.tokens) <= most
+            if small and self.total(chunk, self.tokens) <= budget:
+                return chunk
+        return 1
+
+    def slots(self, left: int) -> int:
+        """Expert slots with `left` bytes beyond the lines."""
+        model = self._model
+        if not model.moe_layers:
+            return 0
+        return self._given_slots or 2 + min(left, max(0, model.records - 2 * model.record)) // model.record
+
+
+def kv_block_bytes(model: Footprint, kv_dtype: str) -> int:
+    """One block of KV_BLOCK positions: K and V of every layer, each layer's part in units of 64, in whole pages."""
+    layer = 2 * model.kv_heads * model.head_dim * core.KV_BLOCK * _KV_BYTES[kv_dtype]
+    return _round_up(_round_up(layer, 64) * model.layers, _PAGE)
+
+
+def _budget(config: EngineConfig, least: int) -> tuple[int, str]:
+    if config.host_memory == "auto":
+        limit = automatic_budget()
+        return limit.nbytes, limit.source
+    if config.host_memory == "min":
+        return least, f"{format_bytes(least)}, the least that runs this model"
+    nbytes = int(config.host_memory)
+    return nbytes, f"{format_bytes(nbytes)}, as asked"
+
+
+def _refusal(budget: int, lines: tuple[PlanLine, ...], config: EngineConfig) -> str:
+    least = sum(line.nbytes for line in lines)
+    arithmetic = "\n".join(f"  {line.nbytes:>16,}  {line.name} ({line.meaning})" for line in lines)
+    ways = ["give at least that as host_memory (or host_memory='min')"]
+    if config.prefill_chunk not in ("auto", 1):
+        ways.append("a smaller prefill_chunk")
+    if config.max_model_len is not None:
+        ways.append("a smaller max_model_len")
+    ways.append("pack the model in a smaller format (moestro pack SRC DST --format q4)")
+    return (
+        f"a memory budget of {format_bytes(budget)} cannot hold this model: {format_bytes(least - budget)}"
+        f" ({least - budget:,} bytes) are missing\n{arithmetic}\n  {least:>16,}  bytes needed,"
+        f" {budget:,} given\n{'; or '.join(ways)}"
+    )
+
+
+def _round_up(value: int, unit: int) -> int:
+    return -(-value // unit) * unit
