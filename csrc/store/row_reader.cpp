@@ -75,7 +75,8 @@ bool RowReader::next_chunk(std::size_t index) {
     Job& job = jobs_[index];
     const TensorSlice& slice = job.wanted.slice;
     const io::File& file = *job.wanted.file;
-    const std::int32_t rows = std::min(rows_within(job.wanted, kChunkBytes), slice.rows - job.next_row);
+    const std::int32_t rows =
+        std::min(rows_within(job.wanted, std::min(kChunkBytes, staging_.capacity() / 4)), slice.rows - job.next_row);
     const std::uint64_t begin = slice.offset + static_cast<std::uint64_t>(job.next_row) * slice.row_bytes();
     const std::size_t bytes = static_cast<std::size_t>(rows) * slice.row_bytes();
     const std::uint64_t aligned = begin - begin % file.alignment();

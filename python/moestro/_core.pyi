@@ -217,6 +217,12 @@ class Runtime:
     def residency(self) -> dict[str, int]: ...
     def info(self) -> dict[str, Any]: ...  # isa, threads, reader engine, depth, registered_bytes, file_mode, refused
     def check_integrity(self) -> None: ...
+    @staticmethod
+    def scratch_bytes(
+        rows: int, top_k: int, hidden: int, intermediate: int, integer: bool, layers: int = 0
+    ) -> int: ...  # what expert calls hold for chunks of `rows`; to be taken from the ledger before set_experts
+    @staticmethod
+    def staging_bytes() -> int: ...  # taken at construction
     def close(self) -> None: ...  # waits for reads in flight, frees everything; later calls raise UsageError
 
 def measure_read_rate(
