@@ -8,7 +8,8 @@ namespace moestro::kernels {
 
 namespace {
 
-constexpr int kFloatRows = 3;         // rows that share a load of a float weight: 12 of the 16 registers accumulate
+constexpr int kFloatRows = 3;         // rows that share a load of an f32 weight: 12 of the 16 registers accumulate
+constexpr int kHalfRows = 2;          // and of a bf16 weight: widened, those need registers of their own
 constexpr int kPrefetchBytes = 2048;  // how far ahead of the weights to prefetch
 constexpr int kKeyVectors = 1;        // vectors of keys scored together
 constexpr int kValueVectors = 1;      // vectors of output elements summed together

@@ -11,7 +11,8 @@ namespace moestro::kernels {
 
 namespace {
 
-constexpr int kFloatRows = 8;         // rows that share a load of a float weight: 16 of the 32 registers accumulate
+constexpr int kFloatRows = 8;         // rows that share a load of an f32 weight: 16 of the 32 registers accumulate
+constexpr int kHalfRows = 8;          // and of a bf16 weight
 constexpr int kPrefetchBytes = 2048;  // how far ahead of the weights to prefetch
 constexpr int kKeyVectors = 4;        // vectors of keys scored together
 constexpr int kValueVectors = 2;      // vectors of output elements summed together

@@ -43,7 +43,7 @@ inline void widen_scales(const std::byte* at, quant::ScaleType type, int count, 
 template <class W>
 struct FloatPanel {
     static constexpr int kRows = 32;
-    static constexpr int kBlock = kFloatRows;
+    static constexpr int kBlock = sizeof(W) == sizeof(float) ? kFloatRows : kHalfRows;
 
     const W* weights;
     int begin, columns;
@@ -119,7 +119,8 @@ struct IntegerPanel {
             typename Codes::Dot dots[R];
 #pragma GCC unroll 16
             for (int r = 0; r < R; ++r) dots[r] = Codes::start(rows[r].sums[at]);
-#pragma GCC unroll 8
+            // Not unrolled: the compiler would turn the chains of integer sums into trees and spill their leaves.
+#pragma GCC unroll 1
             for (int quad = 0; quad < Codes::kQuads; ++quad) {
                 const typename Codes::Quad w = Codes::load(group + quad * 64);
 #pragma GCC unroll 16

@@ -1,0 +1,245 @@
+// Every operation x format x instruction set x rows: GB/s of weights (or keys and values) and GFLOP/s, each also as a
+// share of what the same binary just measured this machine to reach (peaks.h). Matrices of one case together are far
+// larger than caches, as the experts of a model are: one pass reads memory.
+//
+//   moestro_bench_kernels --threads=2 --benchmark_filter=linear/q8
+#include <benchmark/benchmark.h>
+
+#include <algorithm>
+#include <chrono>
+#include <cmath>
+#include <cstdio>
+#include <cstdlib>
+#include <cstring>
+#include <functional>
+#include <memory>
+#include <random>
+#include <string>
+#include <vector>
+
+#include "base/error.h"
+#include "base/memory.h"
+#include "kernels/ops.h"
+#include "peaks.h"
+#include "quant/pack.h"
+
+namespace {
+
+using namespace moestro;
+using kernels::Compute;
+
+constexpr std::size_t kFarBeyondCaches = std::size_t{192} << 20;
+constexpr int kHidden = 2048, kWidth = 768;
+
+std::vector<float> normal(std::size_t count) {
+    std::mt19937 generator(1);
+    std::normal_distribution<float> draw;
+    std::vector<float> values(count);
+    for (float& value : values) value = draw(generator);
+    return values;
+}
+
+// Started before a benchmark's loop, asked after it.
+class Meter {
+  public:
+    explicit Meter(int threads) : peak_(bench::peaks(threads)), start_(std::chrono::steady_clock::now()) {}
+
+    void report(benchmark::State& state, double bytes, double operations) const {
+        const std::chrono::duration<double> elapsed = std::chrono::steady_clock::now() - start_;
+        const double rate = static_cast<double>(state.iterations()) / elapsed.count();
+        state.counters["GB/s"] = bytes * rate / 1e9;
+        state.counters["%read"] = 100 * bytes * rate / peak_.read_bytes_per_second;
+        if (operations == 0) return;
+        state.counters["GFLOP/s"] = operations * rate / 1e9;
+        state.counters["%fma"] = 100 * operations * rate / peak_.flops;
+    }
+
+  private:
+    const bench::Peaks& peak_;
+    std::chrono::steady_clock::time_point start_;
+};
+
+// Copies of one packed matrix until they no longer fit any cache.
+struct Copies {
+    quant::MatrixSpec spec;
+    PageBuffer memory;
+    std::size_t stride = 0;
+    int count = 0;
+
+    Copies(int rows, int cols, quant::Format format) {
+        spec = {rows, cols, format, quant::is_integer(format) ? quant::ScaleType::f16 : quant::ScaleType::none};
+        stride = spec.bytes();
+        count = std::max(1, static_cast<int>(kFarBeyondCaches / stride));
+        memory = PageBuffer(stride * static_cast<std::size_t>(count), true);
+        const std::vector<float> weights = normal(static_cast<std::size_t>(rows) * static_cast<std::size_t>(cols));
+        const quant::Source source{reinterpret_cast<const std::byte*>(weights.data()), quant::SourceType::f32, rows,
+                                   cols};
+        quant::pack(source, spec, memory.data(), 0, spec.panels());
+        for (int i = 1; i < count; ++i)
+            std::memcpy(memory.data() + stride * static_cast<std::size_t>(i), memory.data(), stride);
+    }
+    kernels::Matrix at(std::int64_t i) const {
+        return {memory.data() + stride * static_cast<std::size_t>(i % count), spec, nullptr};
+    }
+};
+
+void linear(benchmark::State& state, Compute& compute, quant::Format format, int rows) {
+    const Copies weights(kHidden, kHidden, format);
+    const std::vector<float> x = normal(static_cast<std::size_t>(rows * kHidden));
+    std::vector<float> y(x.size());
+    kernels::Activations input;
+    std::int64_t next = 0;
+    const Meter meter(compute.pool().threads());
+    for (auto _ : state) {
+        input.prepare(compute, x.data(), rows, kHidden, quant::is_integer(format));
+        const kernels::LinearJob job{weights.at(next++), y.data(), kHidden};
+        kernels::linear(compute, input, {&job, 1});
+    }
+    meter.report(state, static_cast<double>(weights.stride), 2.0 * kHidden * kHidden * rows);
+}
+
+void gated_mlp(benchmark::State& state, Compute& compute, quant::Format format, int rows) {
+    const Copies gate(kWidth, kHidden, format), up(kWidth, kHidden, format), down(kHidden, kWidth, format);
+    const std::vector<float> x = normal(static_cast<std::size_t>(rows * kHidden));
+    std::vector<float> y(x.size());
+    std::vector<std::int32_t> all(static_cast<std::size_t>(rows));
+    for (int row = 0; row < rows; ++row) all[static_cast<std::size_t>(row)] = row;
+    kernels::Activations input;
+    kernels::MlpScratch scratch;
+    std::int64_t next = 0;
+    const Meter meter(compute.pool().threads());
+    for (auto _ : state) {
+        input.prepare(compute, x.data(), rows, kHidden, quant::is_integer(format));
+        const kernels::ExpertJob job{{gate.at(next), up.at(next), down.at(next)}, all, y.data()};
+        kernels::experts(compute, input, {&job, 1}, scratch);
+        ++next;
+    }
+    meter.report(state, static_cast<double>(gate.stride + up.stride + down.stride), 6.0 * kHidden * kWidth * rows);
+}
+
+// `rows` sequences of 4096 positions each, 16 query heads on 4 KV heads of 128.
+void attention(benchmark::State& state, Compute& compute, kernels::KvType type, int rows) {
+    constexpr int length = 4096, heads = 16;
+    kernels::AttentionJob job;
+    job.layout = {type, 4, 128};
+    const std::size_t block_bytes = job.layout.block_bytes();
+    const int blocks = length / kernels::kKvBlock;
+    const PageBuffer memory(block_bytes * static_cast<std::size_t>(blocks * std::min(rows, 16)), true);
+    std::vector<const std::byte*> table;
+    std::vector<std::int64_t> begin, positions;
+    for (int row = 0; row < rows; ++row) {
+        begin.push_back(static_cast<std::int64_t>(table.size()));
+        positions.push_back(length - 1);
+        for (int block = 0; block < blocks; ++block)
+            table.push_back(memory.data() + block_bytes * static_cast<std::size_t>(row % 16 * blocks + block));
+    }
+    const std::vector<float> q = normal(static_cast<std::size_t>(rows * heads * 128));
+    std::vector<float> y(q.size());
+    job.heads = heads;
+    job.scale = 0.088f;
+    job.q = q.data();
+    job.positions = positions.data();
+    job.block_tables = table.data();
+    job.table_begin = begin.data();
+    job.rows = rows;
+    job.y = y.data();
+    std::memset(memory.data(), 0, memory.size());
+    kernels::AttentionScratch scratch;
+    const Meter meter(compute.pool().threads());
+    for (auto _ : state) kernels::attention(compute, job, scratch);
+    meter.report(state, static_cast<double>(block_bytes) * blocks * rows, 4.0 * heads * 128 * length * rows);
+}
+
+void rms_norm(benchmark::State& state, Compute& compute, int rows) {
+    const std::vector<float> x = normal(static_cast<std::size_t>(rows * kHidden)), w = normal(kHidden);
+    std::vector<float> y(x.size());
+    const Meter meter(compute.pool().threads());
+    for (auto _ : state) kernels::rms_norm(compute, x.data(), w.data(), 1e-6f, rows, kHidden, y.data());
+    meter.report(state, 8.0 * kHidden * rows, 4.0 * kHidden * rows);
+}
+
+void router(benchmark::State& state, Compute& compute, int rows) {
+    const std::vector<float> logits = normal(static_cast<std::size_t>(rows * 128));
+    std::vector<std::int32_t> ids(static_cast<std::size_t>(rows * 8));
+    std::vector<float> weights(ids.size());
+    const Meter meter(compute.pool().threads());
+    for (auto _ : state)
+        kernels::route_softmax_topk(compute, logits.data(), rows, 128, 8, true, ids.data(), weights.data());
+    meter.report(state, 4.0 * 128 * rows, 20.0 * 128 * rows);
+}
+
+// From bf16 or f32 rows, as a checkpoint holds them, to panels; bytes are the source's.
+void pack(benchmark::State& state, quant::SourceType type, quant::Format format) {
+    const int rows = 512;
+    std::vector<std::byte> data(static_cast<std::size_t>(rows * kHidden) * quant::bytes(type), std::byte{0x3c});
+    const quant::Source source{data.data(), type, rows, kHidden};
+    const quant::MatrixSpec spec{rows, kHidden, format,
+                                 quant::is_integer(format) ? quant::ScaleType::f16 : quant::ScaleType::none};
+    const PageBuffer out(spec.bytes());
+    const Meter meter(1);
+    for (auto _ : state) quant::pack(source, spec, out.data(), 0, spec.panels());
+    meter.report(state, static_cast<double>(data.size()), 0);
+}
+
+using Bench = std::function<void(benchmark::State&)>;
+void add(const std::string& name, Bench bench) {
+    benchmark::RegisterBenchmark(name.c_str(), std::move(bench))->UseRealTime()->Unit(benchmark::kMicrosecond);
+}
+
+void add_all(Compute& compute) {
+    const std::string isa(kernels::name(compute.isa().active));
+    using quant::Format;
+    for (int rows : {1, 4, 16, 64, 256}) {
+        const std::string tail = "/" + isa + "/rows:" + std::to_string(rows);
+        for (Format format : {Format::f32, Format::bf16, Format::q8, Format::q4}) {
+            const std::string name(quant::name(format));
+            add("linear/" + name + tail, [=, &compute](benchmark::State& s) { linear(s, compute, format, rows); });
+            add("gated_mlp/" + name + tail,
+                [=, &compute](benchmark::State& s) { gated_mlp(s, compute, format, rows); });
+        }
+        for (const auto& [name, type] : std::vector<std::pair<std::string, kernels::KvType>>{
+                 {"f32", kernels::KvType::f32}, {"bf16", kernels::KvType::bf16}, {"f16", kernels::KvType::f16}})
+            add("attention/" + name + tail,
+                [=, type = type, &compute](benchmark::State& s) { attention(s, compute, type, rows); });
+        add("rms_norm/f32" + tail, [=, &compute](benchmark::State& s) { rms_norm(s, compute, rows); });
+        add("router/f32" + tail, [=, &compute](benchmark::State& s) { router(s, compute, rows); });
+    }
+}
+
+// Takes --threads=N out of the arguments; 2 where it is absent.
+int take_threads(int& argc, char** argv) {
+    int threads = 2, kept = 1;
+    for (int i = 1; i < argc; ++i) {
+        if (std::strncmp(argv[i], "--threads=", 10) == 0)
+            threads = std::atoi(argv[i] + 10);
+        else
+            argv[kept++] = argv[i];
+    }
+    argc = kept;
+    return threads;
+}
+
+}  // namespace
+
+int main(int argc, char** argv) {
+    const int threads = take_threads(argc, argv);
+    benchmark::Initialize(&argc, argv);
+    if (benchmark::ReportUnrecognizedArguments(argc, argv)) return 1;
+    std::vector<std::unique_ptr<Compute>> computes;
+    for (const char* isa : {"scalar", "avx2", "avx512"}) {
+        try {
+            computes.push_back(std::make_unique<Compute>(threads, kernels::choose_isa(isa)));
+            add_all(*computes.back());
+        } catch (const Error& error) {
+            std::printf("%s: not measured (%s)\n", isa, error.what());
+        }
+    }
+    add("pack/bf16_to_bf16", [](benchmark::State& s) { pack(s, quant::SourceType::bf16, quant::Format::bf16); });
+    add("pack/f32_to_f32", [](benchmark::State& s) { pack(s, quant::SourceType::f32, quant::Format::f32); });
+    add("pack/bf16_to_q8", [](benchmark::State& s) { pack(s, quant::SourceType::bf16, quant::Format::q8); });
+    add("pack/bf16_to_q4", [](benchmark::State& s) { pack(s, quant::SourceType::bf16, quant::Format::q4); });
+    const bench::Peaks& peak = bench::peaks(threads);
+    std::printf("peaks, %d threads: memory read %.1f GB/s, float32 multiply-add %.0f GFLOP/s\n", threads,
+                peak.read_bytes_per_second / 1e9, peak.flops / 1e9);
+    benchmark::RunSpecifiedBenchmarks();
+}
