@@ -21,20 +21,23 @@ class Span:
     rows: int
 
 
-def plan_step(pending: Sequence[int], max_rows: int) -> list[Span]:
+def plan_step(pending: Sequence[int], max_rows: int, max_ends: int) -> list[Span]:
     """pending[i] >= 1: tokens of sequence i that the model has not seen; the front of the list comes first.
 
     Sequences with one token (decodes, and prompts' last tokens) run before longer prompts; prompts share the rows that
-    remain, first come first served. At most `max_rows` rows; at least one where anything is pending.
+    remain, first come first served. At most `max_rows` rows, and at most `max_ends` sequences reach their last token
+    (each wants its logits); at least one row where anything is pending.
     """
     spans: list[Span] = []
-    left = max_rows
+    left, ends = max_rows, max_ends
     for place in sorted(range(len(pending)), key=lambda place: pending[place] > 1):
         rows = min(pending[place], left)
-        if rows == 0:
-            break
-        spans.append(Span(place, rows))
-        left -= rows
+        if rows == pending[place] and ends == 0:
+            rows -= 1
+        if rows > 0:
+            spans.append(Span(place, rows))
+            left -= rows
+            ends -= rows == pending[place]
     return spans
 
 
@@ -48,11 +51,11 @@ def blocks_of(request: Request) -> int:
     return shared + request.params.n * (blocks_for(request.positions) - shared)
 
 
-def may_start(request: Request, *, running: int, max_rows: int, free_blocks: int) -> bool:
+def may_start(request: Request, *, running: int, max_answers: int, free_blocks: int) -> bool:
     """Whether a waiting request may join `running` answers. Alone it always may: its KV was checked before.
 
-    As many answers as a step has rows, so that every answer moves in every step; KV that is promised stays promised.
+    As many answers as a step can serve, so that every answer moves in every step; KV that is promised stays promised.
     """
     if running == 0:
         return True
-    return running + request.params.n <= max_rows and blocks_of(request) <= free_blocks
+    return running + request.params.n <= max_answers and blocks_of(request) <= free_blocks

@@ -23,9 +23,6 @@ from moestro.models.spec import RopeSpec
 from moestro.models.step import StepBatch
 from moestro.units import format_bytes
 
-# Logits of a step are a temporary array beside the caller's result; this bounds it.
-_LOGITS_BYTES = 32 * 1024 * 1024
-
 
 class Engine:
     """Borrows decoder, pool and runtime. One run at a time: another one meanwhile, from any thread, is a UsageError."""
@@ -37,9 +34,12 @@ class Engine:
         runtime: MeasuredRuntime,
         rope: RopeSpec,
         text: TextDecoder | None = None,
+        *,
+        logit_rows: int,
     ) -> None:
+        """logit_rows: rows of a step whose logits the memory plan has room for."""
         self.stats: RunStats | None = None  # of the last run that computed something or was cancelled
-        self._machine = Machine(decoder, pool, runtime, text, KeptPrefix(rope))
+        self._machine = Machine(decoder, pool, runtime, text, logit_rows, KeptPrefix(rope))
         self._busy = threading.Lock()
         self._open: Run | None = None
 
@@ -71,7 +71,7 @@ class Engine:
         """float32 [len(token_ids), vocab]: row i follows tokens 0..i. Raises BudgetError when the KV cannot fit."""
         with self._alone():
             self._make_room(len(token_ids))
-            rows = max(1, min(self._machine.decoder.max_rows, _LOGITS_BYTES // (4 * vocab_size)))
+            rows = min(self._machine.decoder.max_rows, self._machine.logit_rows)
             result = np.empty((len(token_ids), vocab_size), np.float32)
             sequence = KvSequence(self._machine.pool)
             try:

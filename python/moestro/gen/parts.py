@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
-from typing import Any, Protocol
+from typing import TYPE_CHECKING, Any, Protocol
 
 import numpy as np
 from numpy.typing import NDArray
 
 from moestro.kv.blocks import BlockPool
-from moestro.models.step import StepBatch
+
+if TYPE_CHECKING:
+    from moestro.models.step import StepBatch
 
 
 class StepDecoder(Protocol):

@@ -36,6 +36,7 @@ class Machine(NamedTuple):
     pool: MeasuredPool
     runtime: MeasuredRuntime
     text: TextDecoder | None
+    logit_rows: int  # rows of a step whose logits may be asked for
     kept: KeptPrefix
 
 
@@ -97,7 +98,8 @@ class Run:
     def _compute(self) -> list[Event]:
         self._admit()
         self._meter.begin_step()
-        spans = plan_step([sequence.pending for sequence in self._running], self._machine.decoder.max_rows)
+        pending = [sequence.pending for sequence in self._running]
+        spans = plan_step(pending, self._machine.decoder.max_rows, self._machine.logit_rows)
         prompt_rows = sum(span.rows for span in spans if self._running[span.place].reading_prompt)
         events = self._forward(spans)
         self._meter.end_step(prompt_rows, len(events))
@@ -109,9 +111,9 @@ class Run:
     def _admit(self) -> None:
         while self._waiting:
             request = self._requests[self._waiting[0]]
-            rows = self._machine.decoder.max_rows
+            rows = min(self._machine.decoder.max_rows, self._machine.logit_rows)
             running = sum(len(sequence.answers) for sequence in self._running)
-            if not may_start(request, running=running, max_rows=rows, free_blocks=self._free_blocks()):
+            if not may_start(request, running=running, max_answers=rows, free_blocks=self._free_blocks()):
                 return
             self._start(self._waiting.popleft())
 

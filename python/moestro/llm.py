@@ -1,0 +1,226 @@
+"""LLM: load a model, then generate, stream, chat; the one class most people need."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Generator, Iterator, Mapping, Sequence
+from contextlib import closing
+from pathlib import Path
+from types import TracebackType
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from moestro.config import EngineConfig, SamplingParams
+from moestro.errors import UsageError
+from moestro.gen.engine import Engine
+from moestro.gen.intake import Intake
+from moestro.gen.outputs import RequestOutput, StreamChunk
+from moestro.gen.prompts import Prompt
+from moestro.gen.run import Event, PrefillProgress
+from moestro.gen.stats import RunStats
+from moestro.models.load import load_model
+from moestro.prepare import LoadProgress, Say, prepare_model, say_on_stderr
+from moestro.report import Report, make_report
+from moestro.text.chat import Message
+from moestro.text.model_text import read_model_text
+from moestro.text.tokenizer import Tokenizer
+
+
+class LLM:
+    """A model that answers.
+
+    One run at a time: another call while a stream is open, from any thread, is a UsageError. Ctrl-C and closing a
+    stream cancel at once and leave the object usable. Close it, or use it as a context manager, to give everything
+    back. See `EngineConfig` for the arguments; further ones:
+
+    say: receives the sentences of loading, one by one; None is silence (they are in `report()` all the same).
+    progress: called with (stage, bytes done, bytes in all) while packing and loading.
+
+    Raises UsageError for wrong arguments, CheckpointError for a model that cannot be understood, BudgetError for one
+    that does not fit, StorageError when reading fails.
+    """
+
+    def __init__(
+        self,
+        model: str | os.PathLike[str],
+        *,
+        host_memory: int | str = "auto",
+        format: str = "auto",
+        trunk_format: str | None = None,
+        threads: int | None = None,
+        kv_dtype: str = "auto",
+        max_model_len: int | None = None,
+        prefill_chunk: int | str = "auto",
+        policy: str = "lru",
+        verify: str = "first",
+        io: str = "auto",
+        device: str = "cpu",
+        expert_slots: int | None = None,
+        say: Say | None = say_on_stderr,
+        progress: LoadProgress | None = None,
+    ) -> None:
+        self.config = EngineConfig(
+            model=os.fspath(model),
+            host_memory=host_memory,
+            format=format,
+            trunk_format=trunk_format,
+            threads=threads,
+            kv_dtype=kv_dtype,
+            max_model_len=max_model_len,
+            prefill_chunk=prefill_chunk,
+            policy=policy,
+            verify=verify,
+            io=io,
+            device=device,
+            expert_slots=expert_slots,
+        )
+        say, progress = say or _silence, progress or _no_progress
+        self.directory: Path = prepare_model(self.config, say, progress)
+        text = read_model_text(self.directory)
+        self._text = text
+        self._model = load_model(self.directory, self.config, lambda done, total: progress("loading", done, total))
+        self._closed = False
+        try:
+            spec, pool = self._model.spec, self._model.kv_pool
+            length = max_model_len or spec.max_position_embeddings
+            self._intake = Intake(text, pool, vocab_size=spec.vocab_size, max_model_len=length)
+            self._engine = Engine(
+                self._model.decoder,
+                pool,
+                self._model.runtime,
+                spec.rope,
+                text.tokenizer,
+                logit_rows=self._model.plan.logit_rows,
+            )
+            self._report = make_report(self.config, self.directory, self._model, text, length)
+            for line in self._report.lines():
+                say(line)
+        except BaseException:
+            self._model.close()
+            raise
+
+    # ---- answers ----------------------------------------------------------------------------------------------------
+    def generate(
+        self,
+        prompts: Prompt | Sequence[Prompt],
+        sampling_params: SamplingParams | Sequence[SamplingParams] | None = None,
+        *,
+        on_prefill: PrefillProgress | None = None,
+    ) -> list[RequestOutput]:
+        """One output per prompt, in order; prompts are texts or lists of token ids and run as one batch.
+
+        sampling_params: for all prompts or one each; None takes the model's own (generation_config.json).
+        on_prefill: called with (prompt tokens read, prompt tokens in all).
+        """
+        engine = self._open_engine()
+        return engine.run(self._intake.batch(prompts, sampling_params), progress=on_prefill)
+
+    def stream(
+        self,
+        prompt: Prompt,
+        sampling_params: SamplingParams | None = None,
+        *,
+        on_prefill: PrefillProgress | None = None,
+    ) -> Iterator[StreamChunk]:
+        """The same answer in pieces, as they are known. Wrong arguments are refused here, not at the first piece."""
+        engine = self._open_engine()
+        return _chunks(engine.stream([self._intake.one(prompt, sampling_params)], progress=on_prefill))
+
+    def chat(
+        self,
+        messages: Sequence[Message],
+        sampling_params: SamplingParams | None = None,
+        *,
+        add_generation_prompt: bool = True,
+        tools: Sequence[Mapping[str, Any]] | None = None,
+        template_variables: Mapping[str, Any] | None = None,
+        on_prefill: PrefillProgress | None = None,
+    ) -> RequestOutput:
+        """An answer to a conversation, through the model's chat template.
+
+        The last conversation's KV is kept: what a new call has in common with it, from the start, is not read again.
+        """
+        engine = self._open_engine()
+        request = self._intake.chat(messages, sampling_params, add_generation_prompt, tools, template_variables)
+        return engine.run([request], keep=True, progress=on_prefill)[0]
+
+    def stream_chat(
+        self,
+        messages: Sequence[Message],
+        sampling_params: SamplingParams | None = None,
+        *,
+        add_generation_prompt: bool = True,
+        tools: Sequence[Mapping[str, Any]] | None = None,
+        template_variables: Mapping[str, Any] | None = None,
+        on_prefill: PrefillProgress | None = None,
+    ) -> Iterator[StreamChunk]:
+        """`chat` in pieces."""
+        engine = self._open_engine()
+        request = self._intake.chat(messages, sampling_params, add_generation_prompt, tools, template_variables)
+        return _chunks(engine.stream([request], keep=True, progress=on_prefill))
+
+    def logits(self, token_ids: Sequence[int]) -> NDArray[np.float32]:
+        """float32 [T, vocab] for T token ids: row i is what the model expects after tokens 0..i."""
+        engine = self._open_engine()
+        return engine.logits(self._intake.token_ids(token_ids), self._intake.vocab_size)
+
+    # ---- looking ----------------------------------------------------------------------------------------------------
+    def report(self) -> Report:
+        """What is running and what was refused, with reasons: everything that was said at load."""
+        return self._report
+
+    def stats(self) -> RunStats | None:
+        """What the last run cost; None before the first."""
+        return self._engine.stats
+
+    def get_default_sampling_params(self) -> SamplingParams:
+        """What is used where a call gives none: the model's generation_config.json."""
+        return self._text.sampling
+
+    @property
+    def tokenizer(self) -> Tokenizer | None:
+        """None where the model came without a tokenizer.json; prompts are then token ids."""
+        return self._text.tokenizer
+
+    def __repr__(self) -> str:
+        state = ", closed" if self._closed else ""
+        return f"LLM({self.config.model!r}, {self._report.summary}{state})"
+
+    # ---- end --------------------------------------------------------------------------------------------------------
+    def close(self) -> None:
+        """Ends an open stream, waits for reads in flight and gives all memory back. May be called again."""
+        if self._closed:
+            return
+        self._engine.close()
+        self._closed = True
+        self._model.close()
+
+    def __enter__(self) -> LLM:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.close()
+
+    # ---- inside -----------------------------------------------------------------------------------------------------
+    def _open_engine(self) -> Engine:
+        if self._closed:
+            raise UsageError("this LLM was closed")
+        return self._engine
+
+
+def _chunks(events: Generator[Event, None, None]) -> Iterator[StreamChunk]:
+    with closing(events):
+        for event in events:
+            yield event.chunk
+
+
+def _silence(_: str) -> None:
+    pass
+
+
+def _no_progress(stage: str, done: int, total: int) -> None:
+    pass
