@@ -5,6 +5,7 @@
 #include <cstring>
 #include <thread>
 #include <tuple>
+#include <utility>
 
 #include "base/error.h"
 #include "support/scripted_reader.h"
@@ -300,7 +301,7 @@ TEST(Runtime, OneCallAtATime) {
     world.make_reader = [&](const io::ReaderOptions&) {
         auto reader = std::make_unique<ScriptedReader>();
         reader->before_wait = [&] {
-            if (in_wait) in_wait();
+            if (const auto once = std::exchange(in_wait, nullptr)) once();
         };
         return reader;
     };
@@ -310,7 +311,6 @@ TEST(Runtime, OneCallAtATime) {
     const memory::BlockId block = kv.allocate();
     int refused = 0;
     in_wait = [&] {
-        in_wait = nullptr;
         std::thread([&] {
             try {
                 runtime.begin_step(1, {});
