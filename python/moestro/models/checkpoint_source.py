@@ -11,7 +11,7 @@ from moestro.checkpoint.weights import GatedMlpTensors, ModelWeights, TensorSlic
 from moestro.errors import CheckpointError
 from moestro.layers.embedding import EmbeddingTable
 from moestro.models.resident import Progress
-from moestro.models.vectors import read_vector
+from moestro.models.vectors import read_vector, vector_bytes
 
 ExpertPlaces = tuple[TensorSlice, TensorSlice, TensorSlice]  # gate, up, down
 
@@ -66,10 +66,8 @@ class CheckpointSource:
 
     def vector(self, role: str) -> F32:
         tensor = self._small[role]
-        self._runtime.ledger.take("trunk", 4 * tensor.rows * tensor.cols)
-        values = read_vector(role, tensor)
-        self._advance(tensor)
-        return values
+        self._runtime.ledger.take("trunk", vector_bytes(tensor))
+        return self._read(role)
 
     def router(self, layer: int) -> Matrix:
         role = f"layers.{layer}.router"
@@ -95,6 +93,11 @@ class CheckpointSource:
         embed = self._weights.embed
         return EmbeddingTable(embed.path, embed.offset, embed.core_type, embed.rows, embed.cols)
 
+    def _read(self, role: str) -> F32:
+        values = read_vector(role, self._small[role])
+        self._advance(self._small[role])
+        return values
+
     def _matrix(self, role: str, tensor: TensorSlice, format: str) -> Matrix:
         bias_role = f"{role}_bias"
         matrix = self._runtime.load_matrix(
@@ -105,7 +108,7 @@ class CheckpointSource:
             tensor.rows,
             tensor.cols,
             format,
-            self.vector(bias_role) if bias_role in self._small else None,
+            self._read(bias_role) if bias_role in self._small else None,  # copied, and charged, by the core
         )
         self._advance(tensor)
         return matrix

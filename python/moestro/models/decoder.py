@@ -30,13 +30,23 @@ class Decoder:
     """
 
     def __init__(
-        self, spec: ModelSpec, weights: ResidentWeights, runtime: Runtime, kv_pool: KvPool, *, max_rows: int
+        self,
+        spec: ModelSpec,
+        weights: ResidentWeights,
+        runtime: Runtime,
+        kv_pool: KvPool,
+        *,
+        max_rows: int,
+        max_logit_rows: int,
     ) -> None:
-        """max_rows: rows that one step may have; the work arrays are allocated for it here."""
+        """max_rows: rows that one step may have; the work arrays are allocated for it here. max_logit_rows: how many
+        of them may ask for logits. The memory plan has room for no more.
+        """
         compute = runtime.compute
         self.spec = spec
         self.kv_pool = kv_pool
         self.max_rows = max_rows
+        self.max_logit_rows = max_logit_rows
         self._runtime = runtime
         self._compute = compute
         self._embedding = Embedding(weights.embedding)
@@ -60,7 +70,7 @@ class Decoder:
         """
         if self._open:
             raise UsageError("step: the last one has tentative rows and is still open; finish or abort it first")
-        segments = checked_segments(batch, self.spec.vocab_size, self.max_rows)
+        segments = checked_segments(batch, self.spec.vocab_size, self.max_rows, self.max_logit_rows)
         try:
             for segment in segments:
                 segment.sequence.append(segment.rows)

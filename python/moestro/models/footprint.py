@@ -1,84 +1,31 @@
-"""What a model takes in memory, from what was read of it: the bridge from models to memory plans."""
+"""How much memory a model will take, to the byte that the ledger will be charged, before any weight is read."""
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterator
 
-from moestro import core
+from moestro import _core
 from moestro.checkpoint.store_format import EMBED_CHECKSUMS, StoreManifest
-from moestro.checkpoint.weights import ModelWeights
+from moestro.checkpoint.weights import GatedMlpTensors, ModelWeights, TensorSlice
 from moestro.models.checkpoint_source import expert_format, trunk_format
 from moestro.models.spec import DenseSpec, ModelSpec, MoeSpec
+from moestro.models.vectors import vector_bytes
 from moestro.plan.footprint import Footprint
 
-_PAGE = 4096
-_PART = 64
-_INTEGER = ("q8", "q4")
+_PAGE = 4096  # matrices start on pages of their own, and records are whole pages
+_INTEGER = frozenset({"q8", "q4"})
 
 
-def checkpoint_footprint(spec: ModelSpec, weights: ModelWeights, *, trunk: str, experts: str) -> Footprint:
-    """Of a checkpoint used in place. trunk, experts: formats as CheckpointSource takes them."""
-    records = [
-        (len(layer.experts), _round_up(_record_bytes(spec, moe, expert_format(experts, layer.experts[0])), _PAGE))
-        for layer, moe in zip(weights.layers, (layer.mlp for layer in spec.layers), strict=True)
-        if isinstance(moe, MoeSpec)
-    ]
-    return _footprint(spec, sum(_checkpoint_trunk(weights, trunk)), records, trunk_formats=(), expert_formats=())
-
-
-def store_footprint(spec: ModelSpec, manifest: StoreManifest) -> Footprint:
-    """Of a packed store."""
-    trunk_records = [*(layer.trunk for layer in manifest.layers), *manifest.head]
-    expert_specs = [layer.experts for layer in manifest.layers if layer.experts is not None]
-    return _footprint(
-        spec,
-        sum(record.record_bytes for record in trunk_records) + sum(_store_small(manifest)),
-        [(len(experts.files), experts.record_bytes) for experts in expert_specs],
-        trunk_formats=(part.format for record in trunk_records for part in record.parts),
-        expert_formats=(part.format for experts in expert_specs for part in experts.parts),
-    )
-
-
-def _checkpoint_trunk(weights: ModelWeights, wanted: str) -> Iterator[int]:
-    """Bytes by tensor: matrices in pages of their own; vectors as float32, biases also once inside their matrix."""
-    for layer in weights.layers:
-        for _, tensor in layer.linears():
-            yield _matrix_pages(tensor.rows, tensor.cols, trunk_format(wanted, tensor))
-        for name, tensor in layer.small():
-            if name == "router":
-                yield _matrix_pages(tensor.rows, tensor.cols, "f32")
-            else:
-                yield 4 * tensor.cols * (2 if name.endswith("_bias") else 1)
-    yield _matrix_pages(weights.head.rows, weights.head.cols, trunk_format(wanted, weights.head))
-    yield 4 * weights.final_norm.cols
-
-
-def _store_small(manifest: StoreManifest) -> Iterator[int]:
-    """The same of a store's plain tensors; its embedding is read by row and verified with a table that stays."""
-    for tensor in manifest.plain:
-        if tensor.name == EMBED_CHECKSUMS:
-            yield tensor.nbytes
-        elif tensor.name.endswith(".router"):
-            yield core.matrix_bytes("f32", "none", tensor.rows, tensor.cols)
-        elif tensor.name != "embed":
-            yield 4 * tensor.cols * (2 if tensor.name.endswith("_bias") else 1)
-
-
-def _footprint(
-    spec: ModelSpec,
-    trunk: int,
-    records: list[tuple[int, int]],
-    *,
-    trunk_formats: Iterable[str],
-    expert_formats: Iterable[str],
+def make_footprint(
+    spec: ModelSpec, *, trunk: int, records: list[int], trunk_formats: set[str], expert_formats: set[str]
 ) -> Footprint:
-    """records: (experts, bytes of each) by MoE layer."""
-    dense = [layer.mlp for layer in spec.layers if isinstance(layer.mlp, DenseSpec)]
+    """trunk: bytes that stay. records: bytes of every expert record."""
+    dense = [layer.mlp.intermediate_size for layer in spec.layers if isinstance(layer.mlp, DenseSpec)]
     moe = [layer.mlp for layer in spec.layers if isinstance(layer.mlp, MoeSpec)]
     return Footprint(
         trunk=trunk,
-        record=max((nbytes for _, nbytes in records), default=0),
-        records=sum(count * nbytes for count, nbytes in records),
+        record=max(records, default=0),
+        records=sum(records),
         layers=spec.num_layers,
         moe_layers=len(moe),
         hidden=spec.hidden_size,
@@ -86,27 +33,68 @@ def _footprint(
         heads=spec.num_heads,
         kv_heads=spec.num_kv_heads,
         head_dim=spec.head_dim,
-        dense_width=max((mlp.intermediate_size for mlp in dense), default=0),
-        trunk_integer=any(name in _INTEGER for name in trunk_formats),
-        experts=max((mlp.num_experts for mlp in moe), default=0),
-        top_k=max((mlp.num_experts_per_tok for mlp in moe), default=0),
-        expert_width=max((mlp.intermediate_size for mlp in moe), default=0),
-        experts_integer=any(name in _INTEGER for name in expert_formats),
+        dense_width=max(dense, default=0),
+        trunk_integer=bool(trunk_formats & _INTEGER),
+        experts=max((layer.num_experts for layer in moe), default=0),
+        top_k=max((layer.num_experts_per_tok for layer in moe), default=0),
+        expert_width=max((layer.intermediate_size for layer in moe), default=0),
+        experts_integer=bool(expert_formats & _INTEGER),
         dtype=spec.dtype,
         max_len=spec.max_position_embeddings,
     )
 
 
-def _record_bytes(spec: ModelSpec, moe: MoeSpec, format: str) -> int:
-    """gate, up and down in one record, each on its alignment."""
-    hidden, width = spec.hidden_size, moe.intermediate_size
-    shapes = ((width, hidden), (width, hidden), (hidden, width))
-    return sum(_round_up(core.matrix_bytes(format, "none", rows, cols), _PART) for rows, cols in shapes)
+def checkpoint_footprint(spec: ModelSpec, weights: ModelWeights, trunk: str, experts: str) -> Footprint:
+    """Of a checkpoint in place; trunk, experts: the formats asked for."""
+    linears = [tensor for layer in weights.layers for _, tensor in layer.linears()] + [weights.head]
+    formats = [trunk_format(trunk, tensor) for tensor in linears]
+    matrices = sum(_matrix_pages(tensor, name) for tensor, name in zip(linears, formats, strict=True))
+    small = vector_bytes(weights.final_norm) + sum(_small_bytes(weights))
+    firsts = [(layer.experts[0], len(layer.experts)) for layer in weights.layers if layer.experts]
+    kept = [expert_format(experts, expert) for expert, _ in firsts]
+    records = [
+        _record_bytes(expert, name) for (expert, count), name in zip(firsts, kept, strict=True) for _ in range(count)
+    ]
+    return make_footprint(
+        spec, trunk=matrices + small, records=records, trunk_formats=set(formats), expert_formats=set(kept)
+    )
 
 
-def _matrix_pages(rows: int, cols: int, format: str) -> int:
-    return _round_up(core.matrix_bytes(format, "none", rows, cols), _PAGE)
+def store_footprint(spec: ModelSpec, manifest: StoreManifest) -> Footprint:
+    """Of a packed store."""
+    trunk = [layer.trunk for layer in manifest.layers] + list(manifest.head)
+    experts = [layer.experts for layer in manifest.layers if layer.experts is not None]
+    small = 0
+    for tensor in manifest.plain:
+        if tensor.name == EMBED_CHECKSUMS:
+            small += tensor.nbytes
+        elif tensor.name.endswith(".router"):
+            small += _core.matrix_bytes("f32", "none", tensor.rows, tensor.cols)
+        elif tensor.name != "embed":
+            small += vector_bytes(tensor)
+    return make_footprint(
+        spec,
+        trunk=sum(record.record_bytes for record in trunk) + small,
+        records=[layer.record_bytes for layer in experts for _ in layer.files],
+        trunk_formats={part.format for record in trunk for part in record.parts},
+        expert_formats={part.format for layer in experts for part in layer.parts},
+    )
 
 
-def _round_up(value: int, unit: int) -> int:
-    return -(-value // unit) * unit
+def _small_bytes(weights: ModelWeights) -> Iterator[int]:
+    for layer in weights.layers:
+        for name, tensor in layer.small():
+            yield _matrix_pages(tensor, "f32") if name == "router" else vector_bytes(tensor)
+
+
+def _record_bytes(expert: GatedMlpTensors, format: str) -> int:
+    parts = (expert.gate, expert.up, expert.down)
+    return _pages(sum(_core.matrix_bytes(format, "none", part.rows, part.cols) for part in parts))
+
+
+def _matrix_pages(tensor: TensorSlice, format: str) -> int:
+    return _pages(_core.matrix_bytes(format, "none", tensor.rows, tensor.cols))
+
+
+def _pages(nbytes: int) -> int:
+    return -(-nbytes // _PAGE) * _PAGE

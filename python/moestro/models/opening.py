@@ -2,13 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Protocol
 
 from moestro._core import Runtime
-from moestro.checkpoint.store_format import PartSpec, StoreManifest, is_store
+from moestro.checkpoint.store_format import is_store
 from moestro.config import EngineConfig
 from moestro.errors import UsageError
 from moestro.models.checkpoint_source import CheckpointSource, expert_format, trunk_format
@@ -23,24 +21,17 @@ from moestro.plan.footprint import Footprint
 IN_PLACE_FORMATS = ("auto", "f32", "bf16")
 
 
-@dataclass(frozen=True)
-class Formats:
-    """Formats of the weights as they will be in memory: one name, or several joined by "+"."""
-
-    trunk: str
-    experts: str | None  # None: a dense model
-
-
 class OpenedModel(Protocol):
     """Headers and manifests have been read and checked, no weight has."""
 
     directory: Path
     spec: ModelSpec
     kind: str  # for the report: what it is and how its bytes are verified
-    formats: Formats
+    trunk_formats: str  # as they will be in memory; several are joined by "+"
+    expert_formats: str  # the same; "" of a dense model
 
-    def source(self, runtime: Runtime, progress: Progress | None) -> WeightSource: ...
     def footprint(self) -> Footprint: ...
+    def source(self, runtime: Runtime, progress: Progress | None) -> WeightSource: ...
 
 
 def open_model(directory: Path, config: EngineConfig) -> OpenedModel:
@@ -68,27 +59,20 @@ class OpenedCheckpoint:
                 )
         self._checkpoint: Checkpoint = open_checkpoint(directory)
         self.spec = self._checkpoint.spec
-        self.formats = Formats(_joined(self._trunk_formats()), _joined(self._expert_formats()) or None)
+        weights = self._checkpoint.weights
+        linears = [tensor for layer in weights.layers for _, tensor in layer.linears()] + [weights.head]
+        self.trunk_formats = _joined({trunk_format(self._trunk, tensor) for tensor in linears})
+        self.expert_formats = _joined(
+            {expert_format(self._experts, layer.experts[0]) for layer in weights.layers if layer.experts}
+        )
+
+    def footprint(self) -> Footprint:
+        return checkpoint_footprint(self.spec, self._checkpoint.weights, self._trunk, self._experts)
 
     def source(self, runtime: Runtime, progress: Progress | None) -> WeightSource:
         return CheckpointSource(
             runtime, self._checkpoint.weights, trunk=self._trunk, experts=self._experts, progress=progress
         )
-
-    def footprint(self) -> Footprint:
-        weights = self._checkpoint.weights
-        return checkpoint_footprint(self.spec, weights, trunk=self._trunk, experts=self._experts)
-
-    def _trunk_formats(self) -> Iterator[str]:
-        weights = self._checkpoint.weights
-        for layer in weights.layers:
-            yield from (trunk_format(self._trunk, tensor) for _, tensor in layer.linears())
-        yield trunk_format(self._trunk, weights.head)
-
-    def _expert_formats(self) -> Iterator[str]:
-        for layer in self._checkpoint.weights.layers:
-            if layer.experts:
-                yield expert_format(self._experts, layer.experts[0])
 
 
 class OpenedStore:
@@ -99,18 +83,18 @@ class OpenedStore:
         self._packed: PackedModel = open_store(directory)
         self.spec = self._packed.spec
         manifest = self._packed.manifest
-        self.formats = Formats(
-            _joined(part.format for part in _trunk_parts(manifest)),
-            _joined(part.format for part in _expert_parts(manifest)) or None,
-        )
-        self._require("format", config.format, self.formats.experts or self.formats.trunk)
-        self._require("trunk_format", config.trunk_format or "auto", self.formats.trunk)
-
-    def source(self, runtime: Runtime, progress: Progress | None) -> WeightSource:
-        return StoreSource(runtime, self._packed, progress=progress)
+        trunk = (*(layer.trunk for layer in manifest.layers), *manifest.head)
+        experts = [layer.experts for layer in manifest.layers if layer.experts is not None]
+        self.trunk_formats = _joined({part.format for record in trunk for part in record.parts})
+        self.expert_formats = _joined({part.format for layer in experts for part in layer.parts})
+        self._require("format", config.format, self.expert_formats or self.trunk_formats)
+        self._require("trunk_format", config.trunk_format or "auto", self.trunk_formats)
 
     def footprint(self) -> Footprint:
         return store_footprint(self.spec, self._packed.manifest)
+
+    def source(self, runtime: Runtime, progress: Progress | None) -> WeightSource:
+        return StoreSource(runtime, self._packed, progress=progress)
 
     def _require(self, argument: str, wanted: str, found: str) -> None:
         if wanted not in ("auto", found):
@@ -120,16 +104,5 @@ class OpenedStore:
             )
 
 
-def _trunk_parts(manifest: StoreManifest) -> Iterator[PartSpec]:
-    for record in (*(layer.trunk for layer in manifest.layers), *manifest.head):
-        yield from record.parts
-
-
-def _expert_parts(manifest: StoreManifest) -> Iterator[PartSpec]:
-    for layer in manifest.layers:
-        if layer.experts is not None:
-            yield from layer.experts.parts
-
-
-def _joined(formats: Iterator[str]) -> str:
-    return "+".join(sorted(set(formats)))
+def _joined(formats: set[str]) -> str:
+    return "+".join(sorted(formats))

@@ -61,7 +61,7 @@ class StepBatch:
         return len(self.token_ids)
 
 
-def checked_segments(batch: StepBatch, vocab_size: int, max_rows: int) -> tuple[Segment, ...]:
+def checked_segments(batch: StepBatch, vocab_size: int, max_rows: int, max_logit_rows: int) -> tuple[Segment, ...]:
     """The batch's segments, after checking everything a caller could get wrong. Raises UsageError naming it."""
     rows = batch.rows
     if not 1 <= rows <= max_rows:
@@ -76,6 +76,8 @@ def checked_segments(batch: StepBatch, vocab_size: int, max_rows: int) -> tuple[
         raise UsageError(f"step: token id {token} in row {outside[0]} is outside the vocabulary of {vocab_size}")
     segments = tuple(Segment(*segment) for segment in batch.segments)
     _check_cover(segments, batch)
+    if len(batch.logit_rows) > max_logit_rows:
+        raise UsageError(f"step: logits of {len(batch.logit_rows)} rows; the memory plan has room for {max_logit_rows}")
     for row in batch.logit_rows:
         if not 0 <= row < rows:
             raise UsageError(f"step: logit row {row} of {rows} rows")

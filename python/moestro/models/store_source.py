@@ -22,7 +22,7 @@ from moestro.errors import CheckpointError
 from moestro.layers.embedding import EmbeddingTable
 from moestro.models.packed import PackedModel
 from moestro.models.resident import Progress
-from moestro.models.vectors import read_bytes, read_vector
+from moestro.models.vectors import read_bytes, read_vector, vector_bytes
 
 
 class StoreSource:
@@ -43,18 +43,14 @@ class StoreSource:
     def linears(self, layer: int) -> Mapping[str, Matrix]:
         record, role = self._manifest.layers[layer].trunk, f"layers.{layer}"
         bias_roles = [f"{role}.{part.name}_bias" for part in record.parts]
-        biases = [self.vector(bias) if bias in self._plain else None for bias in bias_roles]
+        # The core copies biases, and charges them.
+        biases = [self._read(bias) if bias in self._plain else None for bias in bias_roles]
         matrices = self._record(f"{role}.trunk", record, biases)
         return {part.name: matrix for part, matrix in zip(record.parts, matrices, strict=True)}
 
     def vector(self, role: str) -> F32:
-        tensor = self._tensor(role)
-        self._runtime.ledger.take("trunk", 4 * tensor.rows * tensor.cols)
-        path = self._path(tensor.file)
-        place = TensorSlice(path, tensor.offset, tensor.dtype, tensor.rows, tensor.cols)
-        values = read_vector(role, place, checksum_value(tensor.checksum))
-        self._advance(tensor.nbytes)
-        return values
+        self._runtime.ledger.take("trunk", vector_bytes(self._tensor(role)))
+        return self._read(role)
 
     def router(self, layer: int) -> Matrix:
         """Verified and widened here: a router is small and no record."""
@@ -100,6 +96,13 @@ class StoreSource:
         raw = read_bytes(EMBED_CHECKSUMS, path, table.offset, table.nbytes, checksum)
         self._advance(table.nbytes)
         return raw.view(np.uint64)
+
+    def _read(self, role: str) -> F32:
+        tensor = self._tensor(role)
+        place = TensorSlice(self._path(tensor.file), tensor.offset, tensor.dtype, tensor.rows, tensor.cols)
+        values = read_vector(role, place, checksum_value(tensor.checksum))
+        self._advance(tensor.nbytes)
+        return values
 
     def _record(self, role: str, record: Record, biases: Sequence[F32 | None]) -> list[Matrix]:
         matrices = self._runtime.load_record(

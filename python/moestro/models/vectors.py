@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Protocol
 
 import numpy as np
 
@@ -10,6 +11,13 @@ from moestro import _core
 from moestro._core import F32, U8
 from moestro.checkpoint.weights import TensorSlice
 from moestro.errors import IntegrityError, NumericError, StorageError
+
+
+class HasShape(Protocol):
+    @property
+    def rows(self) -> int: ...
+    @property
+    def cols(self) -> int: ...
 
 
 def read_bytes(role: str, path: Path, offset: int, nbytes: int, checksum: int | None = None) -> U8:
@@ -43,3 +51,8 @@ def read_vector(role: str, tensor: TensorSlice, checksum: int | None = None) -> 
     if not np.isfinite(values).all():
         raise NumericError(f"{role}: {tensor.path} holds a value that is not finite")
     return values
+
+
+def vector_bytes(tensor: HasShape) -> int:
+    """Bytes of its elements as float32."""
+    return 4 * tensor.rows * tensor.cols

@@ -45,7 +45,7 @@ def batch(segments: Sequence[Any], positions: Sequence[int], **changes: Any) -> 
 
 
 def check(step: StepBatch) -> tuple[Segment, ...]:
-    return checked_segments(step, vocab_size=10, max_rows=8)
+    return checked_segments(step, vocab_size=10, max_rows=8, max_logit_rows=2)
 
 
 def test_a_ragged_batch_is_accepted() -> None:
@@ -63,6 +63,7 @@ def test_a_ragged_batch_is_accepted() -> None:
         ([(Positions(0), 0, 2, 2)], [0, 1], {"token_ids": np.array([3, 10], np.int32)}, "token id 10 in row 1"),
         ([(Positions(0), 0, 2, 2)], [0, 1], {"token_ids": np.array([-1, 1], np.int32)}, "token id -1 in row 0"),
         ([(Positions(0), 0, 2, 2)], [0, 1], {"logit_rows": [2]}, "logit row 2"),
+        ([(Positions(0), 0, 3, 3)], [0, 1, 2], {"logit_rows": [0, 1, 2]}, "logits of 3 rows; .* room for 2"),
         ([(Positions(0), 0, 2, 2)], [0, 1], {"logit_rows": [-1]}, "logit row -1"),
         ([(Positions(0), 0, 2, 2)], [1, 2], {}, "do not continue at 0"),
         ([(Positions(0), 0, 1, 2)], [0, 1], {}, "cover 1 of 2 rows"),

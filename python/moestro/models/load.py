@@ -1,0 +1,88 @@
+"""Loads a model under a memory budget: what does not fit is refused before any weight is read."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from moestro import knobs
+from moestro._core import KvPool, Runtime
+from moestro.config import EngineConfig
+from moestro.models.decoder import Decoder
+from moestro.models.opening import OpenedModel, open_model
+from moestro.models.resident import Progress, load_resident
+from moestro.models.spec import ModelSpec, MoeSpec
+from moestro.plan.memory import MemoryPlan, plan_memory
+from moestro.threads import default_threads
+
+
+@dataclass(frozen=True)
+class LoadedModel:
+    """A model ready to run. Owns runtime and decoder: close it."""
+
+    spec: ModelSpec
+    decoder: Decoder
+    runtime: Runtime
+    kv_pool: KvPool
+    plan: MemoryPlan
+    facts: dict[str, Any]  # what is running, for LLM.report()
+
+    def close(self) -> None:
+        """Waits for reads in flight and gives all memory back. May be called again."""
+        self.decoder.close()
+        self.runtime.close()
+
+
+def load_model(directory: Path, config: EngineConfig, progress: Progress | None = None) -> LoadedModel:
+    """Opens `directory`, a Hugging Face checkpoint or a packed store, plans its memory and loads what stays in memory.
+
+    progress: called with (bytes read, bytes to read) of the trunk. Raises CheckpointError, UsageError, BudgetError
+    (with the arithmetic, before anything is read), StorageError, IntegrityError, NumericError, UnsupportedError.
+    """
+    opened = open_model(directory, config)
+    threads = config.threads or default_threads()
+    plan = plan_memory(opened.footprint(), config, threads)
+    runtime = Runtime(
+        threads=threads,
+        host_memory=plan.budget,
+        isa=knobs.ISA.read(),
+        reader=config.io,
+        verify=config.verify,
+        policy=config.policy,
+        expert_slots=config.expert_slots,
+    )
+    try:
+        return _load(opened, config, plan, runtime, progress)
+    except BaseException:
+        runtime.close()
+        raise
+
+
+def _load(
+    opened: OpenedModel, config: EngineConfig, plan: MemoryPlan, runtime: Runtime, progress: Progress | None
+) -> LoadedModel:
+    spec = opened.spec
+    # Taken before the expert cache takes what is left.
+    runtime.ledger.take("scratch", plan.scratch)
+    weights = load_resident(spec, opened.source(runtime, progress))
+    if any(isinstance(layer.mlp, MoeSpec) for layer in spec.layers):
+        runtime.set_experts()
+    kv_pool = runtime.set_kv(plan.kv_dtype, spec.num_kv_heads, spec.head_dim, spec.num_layers)
+    decoder = Decoder(spec, weights, runtime, kv_pool, max_rows=plan.prefill_chunk, max_logit_rows=plan.logit_rows)
+    return LoadedModel(spec, decoder, runtime, kv_pool, plan, _facts(opened, plan, runtime))
+
+
+def _facts(opened: OpenedModel, plan: MemoryPlan, runtime: Runtime) -> dict[str, Any]:
+    spec = opened.spec
+    return {
+        "model_type": spec.model_type,
+        "directory": str(opened.directory),
+        "kind": opened.kind,
+        "layers": spec.num_layers,
+        "trunk_format": opened.trunk_formats,
+        "expert_format": opened.expert_formats,
+        "kv_dtype": plan.kv_dtype,
+        "prefill_chunk": plan.prefill_chunk,
+        **runtime.info(),
+    }
