@@ -1,0 +1,1 @@
+"""The `moestro` command; each subcommand is one file, imported when it is asked for."""

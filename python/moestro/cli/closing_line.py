@@ -1,0 +1,24 @@
+"""One line that says what a run cost."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from moestro.units import format_bytes
+
+if TYPE_CHECKING:
+    from moestro.gen.stats import RunStats
+
+
+def closing_line(stats: RunStats) -> str:
+    parts = [f"{stats.generated_tokens} tokens"]
+    if stats.decode_s:
+        parts.append(f"{stats.decode_tokens_per_s:.2f} tok/s")
+    if stats.ttft_s is not None:
+        parts.append(f"first token after {stats.ttft_s:.2f} s")
+    if stats.hit_rate is not None:
+        parts.append(f"hit rate {stats.hit_rate:.1%}")
+    if stats.read_gb_per_s is not None:
+        parts.append(f"{format_bytes(stats.expert_bytes_read)} read at {stats.read_gb_per_s:.2f} GB/s")
+    parts.append(f"peak memory {format_bytes(stats.peak_bytes)} of {format_bytes(stats.budget_bytes)}")
+    return " · ".join(parts)

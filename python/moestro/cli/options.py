@@ -1,0 +1,82 @@
+"""Options that several commands take: how the model is run, and how tokens are chosen."""
+
+from __future__ import annotations
+
+from dataclasses import asdict, dataclass, replace
+from typing import Annotated, Any
+
+import typer
+
+from moestro.config import SamplingParams
+
+_ENGINE, _SAMPLING = "Running the model", "Choosing tokens"
+
+
+@dataclass(frozen=True)
+class EngineOptions:
+    """The arguments of `LLM`, except the model and its memory."""
+
+    format: Annotated[
+        str, typer.Option(help="auto (the model's own), f32, bf16, q8 or q4.", rich_help_panel=_ENGINE)
+    ] = "auto"
+    trunk_format: Annotated[
+        str | None, typer.Option(help="Another format for all but the experts.", rich_help_panel=_ENGINE)
+    ] = None
+    threads: Annotated[int | None, typer.Option(help="Compute threads.", rich_help_panel=_ENGINE)] = None
+    kv_dtype: Annotated[
+        str, typer.Option(help="auto (the model's own), f32, bf16 or f16.", rich_help_panel=_ENGINE)
+    ] = "auto"
+    max_model_len: Annotated[
+        int | None, typer.Option(help="Tokens, prompt and answer together.", rich_help_panel=_ENGINE)
+    ] = None
+    prefill_chunk: Annotated[str, typer.Option(help="Rows per prefill step, or auto.", rich_help_panel=_ENGINE)] = (
+        "auto"
+    )
+    policy: Annotated[str, typer.Option(help="Which expert leaves the cache first.", rich_help_panel=_ENGINE)] = "lru"
+    verify: Annotated[
+        str, typer.Option(help="Checksums of packed records: first, always, never.", rich_help_panel=_ENGINE)
+    ] = "first"
+    io: Annotated[str, typer.Option(help="Reader: auto, io_uring or threads.", rich_help_panel=_ENGINE)] = "auto"
+    device: Annotated[str, typer.Option(help="cpu.", rich_help_panel=_ENGINE)] = "cpu"
+
+    def arguments(self) -> dict[str, Any]:
+        chunk = int(self.prefill_chunk) if self.prefill_chunk.isdecimal() else self.prefill_chunk
+        return {**asdict(self), "prefill_chunk": chunk}
+
+
+@dataclass(frozen=True)
+class SamplingOptions:
+    """SamplingParams; what is not given keeps the model's own default."""
+
+    temperature: Annotated[
+        float | None, typer.Option(help="0 takes the most likely token.", rich_help_panel=_SAMPLING)
+    ] = None
+    top_k: Annotated[int | None, typer.Option(help="Keep the k most likely tokens.", rich_help_panel=_SAMPLING)] = None
+    top_p: Annotated[
+        float | None, typer.Option(help="Keep the smallest set of this probability.", rich_help_panel=_SAMPLING)
+    ] = None
+    min_p: Annotated[
+        float | None, typer.Option(help="Drop tokens below this share of the likeliest.", rich_help_panel=_SAMPLING)
+    ] = None
+    repetition_penalty: Annotated[
+        float | None, typer.Option(help="Above 1: against repeating anything.", rich_help_panel=_SAMPLING)
+    ] = None
+    presence_penalty: Annotated[
+        float | None, typer.Option(help="Against what the answer has said.", rich_help_panel=_SAMPLING)
+    ] = None
+    frequency_penalty: Annotated[
+        float | None, typer.Option(help="The same, per occurrence.", rich_help_panel=_SAMPLING)
+    ] = None
+    stop: Annotated[
+        list[str] | None, typer.Option(help="Text that ends the answer; may be repeated.", rich_help_panel=_SAMPLING)
+    ] = None
+    seed: Annotated[
+        int | None, typer.Option(help="The same seed draws the same tokens.", rich_help_panel=_SAMPLING)
+    ] = None
+    ignore_eos: Annotated[
+        bool, typer.Option("--ignore-eos", help="Go on after an end token.", rich_help_panel=_SAMPLING)
+    ] = False
+
+    def params(self, default: SamplingParams, max_tokens: int | None) -> SamplingParams:
+        given = {name: value for name, value in asdict(self).items() if value is not None and value != []}
+        return replace(default, **given, max_tokens=max_tokens)

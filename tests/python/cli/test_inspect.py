@@ -1,0 +1,41 @@
+"""What `moestro inspect` says agrees with the files."""
+
+import json
+
+import pytest
+from safetensors import safe_open
+from typer.testing import CliRunner
+
+from moestro.cli.main import app
+
+
+def elements(directory):
+    total = 0
+    for path in directory.glob("*.safetensors"):
+        with safe_open(path, "np") as file:
+            for name in file.keys():  # noqa: SIM118 - no mapping
+                size = 1
+                for extent in file.get_slice(name).get_shape():
+                    size *= extent
+                total += size
+    return total
+
+
+@pytest.mark.parametrize("name", ["qwen3_moe", "llama"])
+def test_json_agrees_with_the_files(tiny_checkpoint, name):
+    directory = tiny_checkpoint(name)
+    result = CliRunner().invoke(app, ["inspect", str(directory), "--json"])
+    assert result.exit_code == 0
+    found = json.loads(result.stdout)
+    assert found["directory"] == str(directory)
+    assert found["parameters"] == elements(directory)
+    assert found["nbytes"] == 2 * found["parameters"]
+    assert found["parameters"] == sum(entry["parameters"] for entry in found["classes"])
+
+
+def test_the_table_names_tiers(tiny_checkpoint):
+    result = CliRunner().invoke(app, ["inspect", str(tiny_checkpoint("qwen3_moe"))])
+    assert result.exit_code == 0
+    assert "experts (7 in each of 3 layers)" in result.stdout
+    assert "SSD, cached in memory" in result.stdout
+    assert "dense" in CliRunner().invoke(app, ["inspect", str(tiny_checkpoint("llama"))]).stdout
