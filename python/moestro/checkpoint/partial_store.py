@@ -54,8 +54,8 @@ class PartialStore:
                 self.directory.rename(self.target)
                 sync_directory(self.target.parent)
             # After the rename: were it removed before, another run could put its own into the directory in between.
+            # A journal that comes back after a power cut says the same as one that was not removed yet.
             (self.target / JOURNAL_FILE).unlink()
-            sync_directory(self.target)
         except OSError as error:
             raise StorageError(f"cannot finish {self.target}: {error.strerror or error}") from error
 
