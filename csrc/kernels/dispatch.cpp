@@ -39,8 +39,8 @@ constexpr std::uint32_t kZmmState = 0xe6;  // and opmask, both halves of zmm
 
 // The first thing missing for a table, or "" when it can run.
 std::string missing_avx2(const Registers& basic, const Registers& extended) {
-    if ((saved_state(basic) & kYmmState) != kYmmState) return "this operating system does not save ymm registers";
     if (!bit(basic.ecx, 28)) return "this CPU lacks avx";
+    if ((saved_state(basic) & kYmmState) != kYmmState) return "this operating system does not save ymm registers";
     if (!bit(basic.ecx, 12)) return "this CPU lacks fma";
     if (!bit(basic.ecx, 29)) return "this CPU lacks f16c";
     if (!bit(extended.ebx, 5)) return "this CPU lacks avx2";

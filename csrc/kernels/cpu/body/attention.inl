@@ -3,8 +3,9 @@
 
 template <class T, int H>
 struct BlockFold {
-    const T* k;  // [head_dim][64]
-    const T* v;  // [64][head_dim]
+    const T* k;             // [head_dim][64]
+    const T* v;             // [64][head_dim]
+    const std::byte* next;  // where the next block's keys start, or null
     const float* q;
     float* states;
     int head_dim, begin, end;  // visible keys [begin, end) of the block
@@ -13,6 +14,16 @@ struct BlockFold {
     float rescale[H];
 
     float* state(int h) const { return states + h * state_floats(head_dim); }
+
+    // A column of keys is strided, which hides it from the hardware's prefetchers: values are fetched while keys are
+    // scored, and the next block's keys while weights are made of scores.
+    static void fetch_64(const std::byte* at) {
+        for (std::size_t line = 0; line < kKvBlock * sizeof(T); line += 64) __builtin_prefetch(at + line);
+    }
+    void fetch_next_keys() const {
+        if (next)
+            for (int i = 0; i < head_dim; ++i) fetch_64(next + static_cast<std::size_t>(i) * kKvBlock * sizeof(T));
+    }
 
     // s_j = scale * sum over i of q[i] k_j[i], for all 64 keys of the block, then -inf where a key is not visible
     // (whatever memory holds there).
@@ -24,6 +35,7 @@ struct BlockFold {
 #pragma GCC unroll 16
                 for (int n = 0; n < kKeyVectors; ++n) dots[h][n] = splat(0.0f);
             for (int i = 0; i < head_dim; ++i) {
+                if (key == 0) fetch_64(reinterpret_cast<const std::byte*>(v + i * kKvBlock));
                 F32 keys[kKeyVectors];
 #pragma GCC unroll 16
                 for (int n = 0; n < kKeyVectors; ++n) keys[n] = load(k + i * kKvBlock + key + n * kLanes);
@@ -90,6 +102,7 @@ struct BlockFold {
 
     void run() {
         score();
+        fetch_next_keys();
         for (int h = 0; h < H; ++h) weigh(h);
         int i = 0;
         for (; i + kValueVectors * kLanes <= head_dim; i += kValueVectors * kLanes)
@@ -100,12 +113,15 @@ struct BlockFold {
 };
 
 template <class T, int H>
-inline void fold_heads(const SegmentCall& call, const std::byte* block, int begin, int end, int head, int heads) {
+inline void fold_heads(const SegmentCall& call, std::int64_t block, int begin, int end, int head, int heads) {
+    const std::byte* at = call.blocks[block];
+    const bool followed = head == 0 && (block + 1) * kKvBlock <= call.last;
     int h = head;
     for (; h + H <= heads; h += H) {
         BlockFold<T, H> fold;
-        fold.k = reinterpret_cast<const T*>(block + call.k_offset);
-        fold.v = reinterpret_cast<const T*>(block + call.v_offset);
+        fold.k = reinterpret_cast<const T*>(at + call.k_offset);
+        fold.v = reinterpret_cast<const T*>(at + call.v_offset);
+        fold.next = followed ? call.blocks[block + 1] + call.k_offset : nullptr;
         fold.q = call.q + h * call.head_dim;
         fold.states = call.states + h * state_floats(call.head_dim);
         fold.head_dim = call.head_dim;
@@ -129,7 +145,7 @@ void attend(const SegmentCall& call) {
         const std::int64_t base = block * kKvBlock;
         const int begin = static_cast<int>(call.first > base ? call.first - base : 0);
         const int end = static_cast<int>(call.last - base < kKvBlock ? call.last - base + 1 : kKvBlock);
-        fold_heads<T, kHeadBlock>(call, call.blocks[block], begin, end, 0, call.heads);
+        fold_heads<T, kHeadBlock>(call, block, begin, end, 0, call.heads);
     }
 }
 
