@@ -26,6 +26,7 @@ from moestro.report import Report, make_report
 from moestro.text.chat import Message
 from moestro.text.model_text import read_model_text
 from moestro.text.tokenizer import Tokenizer
+from moestro.units import format_bytes
 
 
 class LLM:
@@ -86,14 +87,7 @@ class LLM:
             spec, pool = self._model.spec, self._model.kv_pool
             length = max_model_len or spec.max_position_embeddings
             self._intake = Intake(text, pool, vocab_size=spec.vocab_size, max_model_len=length)
-            self._engine = Engine(
-                self._model.decoder,
-                pool,
-                self._model.runtime,
-                spec.rope,
-                text.tokenizer,
-                logit_rows=self._model.plan.logit_rows,
-            )
+            self._engine = Engine(self._model.decoder, pool, self._model.runtime, spec.rope, text.tokenizer)
             self._report = make_report(self.config, self.directory, self._model, text, length)
             for line in self._report.lines():
                 say(line)
@@ -186,7 +180,9 @@ class LLM:
 
     def __repr__(self) -> str:
         state = ", closed" if self._closed else ""
-        return f"LLM({self.config.model!r}, {self._report.summary}{state})"
+        report = self._report
+        size = format_bytes(report.budget)
+        return f"LLM({self.config.model!r}, {report.model_type}, {report.formats}, {size}, {report.device}{state})"
 
     # ---- end --------------------------------------------------------------------------------------------------------
     def close(self) -> None:

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
-from dataclasses import dataclass
+from collections.abc import Iterator
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -17,42 +17,62 @@ if TYPE_CHECKING:
     from moestro.text.model_text import ModelText
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, kw_only=True)
 class Report:
-    """Facts by name, ready for JSON; `lines` and `str` say the same in sentences."""
+    """Bytes and tokens as numbers; `lines` and `str` say the same in sentences."""
 
-    facts: Mapping[str, Any]
-
-    def __getitem__(self, name: str) -> Any:
-        return self.facts[name]
-
-    def as_dict(self) -> dict[str, Any]:
-        return dict(self.facts)
+    model_type: str
+    directory: str
+    kind: str  # what the directory is, and how its bytes are verified
+    layers: int
+    trunk_format: str  # of the weights in memory; several are joined by "+"
+    expert_format: str | None  # None: a dense model
+    experts: int  # of all layers
+    expert_slots: int  # experts that fit the budget while the KV is small
+    device: str
+    isa: str
+    threads: int
+    prefill_chunk: int  # rows of the largest step
+    reader: str
+    file_mode: str  # "direct" | "buffered" | "mixed"
+    depth: int  # reads in flight
+    registered_bytes: int  # read buffers known to the kernel
+    policy: str
+    verify: str
+    kv_dtype: str
+    max_model_len: int
+    budget: int
+    budget_source: str  # a sentence: where the number comes from
+    least_budget: int  # the smallest that runs this model with these settings
+    memory_plan: dict[str, int]  # reservation -> bytes it starts with
+    refused: tuple[str, ...]  # every fast path not taken and everything missing, with its reason
 
     @property
-    def summary(self) -> str:
-        facts = self.facts
-        return f"{facts['model_type']}, {_formats(facts)}, {format_bytes(facts['host_memory'])}, {facts['device']}"
+    def formats(self) -> str:
+        if self.expert_format in (None, self.trunk_format):
+            return self.trunk_format
+        return f"experts {self.expert_format}, the rest {self.trunk_format}"
+
+    def as_dict(self) -> dict[str, Any]:
+        return asdict(self)
 
     def lines(self) -> Iterator[str]:
-        facts = self.facts
-        yield f"model: {facts['model_type']}, {facts['layers']} layers, {_formats(facts)}: {facts['directory']}"
-        yield f"kept as: {facts['kind']}"
-        yield f"memory: {facts['memory_source']}; at least {format_bytes(facts['least_memory'])} are needed"
-        if facts["experts"]:
-            share = min(1.0, facts["expert_slots"] / facts["experts"])
-            yield f"experts: {facts['experts']}, room for {facts['expert_slots']} ({share:.0%}) while KV is small"
-        yield f"context: {facts['max_model_len']} tokens, KV in {facts['kv_dtype']}"
+        yield f"model: {self.model_type}, {self.layers} layers, {self.formats}: {self.directory}"
+        yield f"kept as: {self.kind}"
+        yield f"memory: {self.budget_source}; the least for these settings is {format_bytes(self.least_budget)}"
+        if self.experts:
+            share = min(1.0, self.expert_slots / self.experts)
+            yield f"experts: {self.experts}, room for {self.expert_slots} ({share:.0%}), less as the KV grows"
+        yield f"context: {self.max_model_len} tokens, KV in {self.kv_dtype}"
         yield (
-            f"compute: {facts['device']}, {facts['isa']} kernels, {facts['threads']} threads, "
-            f"prefill in steps of {facts['prefill_chunk']} rows"
+            f"compute: {self.device}, {self.isa} kernels, {self.threads} threads, "
+            f"prefill in steps of {self.prefill_chunk} rows"
         )
         yield (
-            f"reader: {facts['reader']}, {facts['file_mode']}, {facts['depth']} reads in flight, "
-            f"{format_bytes(facts['registered_bytes'])} registered, checksums: {facts['verify']}"
+            f"reader: {self.reader}, {self.file_mode}, {self.depth} reads in flight, "
+            f"{format_bytes(self.registered_bytes)} registered, checksums: {self.verify}"
         )
-        for reason in facts["refused"]:
-            yield f"not used: {reason}"
+        yield from (f"not used: {reason}" for reason in self.refused)
 
     def __str__(self) -> str:
         return "\n".join(self.lines())
@@ -62,30 +82,22 @@ def make_report(
     config: EngineConfig, directory: Path, model: LoadedModel, text: ModelText, max_model_len: int
 ) -> Report:
     """Everything the parts say of themselves, and what they refused, in one place."""
-    plan = model.plan
-    refused = [*model.facts["refused"], *_text_gaps(text, directory), *_unknown_knobs()]
+    facts, plan = dict(model.facts), model.plan
+    refused = (*facts.pop("refused"), *_text_gaps(text, directory), *_unknown_knobs())
     return Report(
-        {
-            **model.facts,
-            "device": config.device,
-            "policy": config.policy,
-            "verify": config.verify,
-            "host_memory": plan.budget,
-            "memory_source": plan.source,
-            "least_memory": plan.least,
-            "memory_plan": {line.name: line.nbytes for line in plan.lines},
-            "max_model_len": max_model_len,
-            "experts": sum(layer.mlp.num_experts for layer in model.spec.layers if isinstance(layer.mlp, MoeSpec)),
-            "expert_slots": plan.expert_slots,
-            "refused": refused,
-        }
+        **facts,
+        experts=sum(layer.mlp.num_experts for layer in model.spec.layers if isinstance(layer.mlp, MoeSpec)),
+        expert_slots=plan.expert_slots,
+        device=config.device,
+        policy=config.policy,
+        verify=config.verify,
+        max_model_len=max_model_len,
+        budget=plan.budget,
+        budget_source=plan.source,
+        least_budget=plan.least,
+        memory_plan={line.name: line.nbytes for line in plan.lines},
+        refused=refused,
     )
-
-
-def _formats(facts: Mapping[str, Any]) -> str:
-    if facts["expert_format"] in (None, facts["trunk_format"]):
-        return str(facts["trunk_format"])
-    return f"experts {facts['expert_format']}, the rest {facts['trunk_format']}"
 
 
 def _text_gaps(text: ModelText, directory: Path) -> list[str]:

@@ -17,7 +17,7 @@ from moestro.gen.parts import MeasuredPool, MeasuredRuntime, StepDecoder
 from moestro.gen.prefix import KeptPrefix
 from moestro.gen.request import Request, kv_refusal
 from moestro.gen.run import Event, Machine, PrefillProgress, Run
-from moestro.gen.stats import RunStats
+from moestro.gen.stats import RunMeter, RunStats
 from moestro.kv.blocks import KvSequence
 from moestro.models.spec import RopeSpec
 from moestro.models.step import StepBatch
@@ -34,12 +34,9 @@ class Engine:
         runtime: MeasuredRuntime,
         rope: RopeSpec,
         text: TextDecoder | None = None,
-        *,
-        logit_rows: int,
     ) -> None:
-        """logit_rows: rows of a step whose logits the memory plan has room for."""
-        self.stats: RunStats | None = None  # of the last run that computed something or was cancelled
-        self._machine = Machine(decoder, pool, runtime, text, logit_rows, KeptPrefix(rope))
+        self.stats: RunStats | None = None  # of the last run
+        self._machine = Machine(decoder, pool, runtime, text, KeptPrefix(rope))
         self._busy = threading.Lock()
         self._open: Run | None = None
 
@@ -71,18 +68,15 @@ class Engine:
         """float32 [len(token_ids), vocab]: row i follows tokens 0..i. Raises BudgetError when the KV cannot fit."""
         with self._alone():
             self._make_room(len(token_ids))
-            rows = min(self._machine.decoder.max_rows, self._machine.logit_rows)
             result = np.empty((len(token_ids), vocab_size), np.float32)
+            meter = RunMeter(self._machine.runtime)
+            meter.prompt_tokens = len(token_ids)
             sequence = KvSequence(self._machine.pool)
             try:
-                for begin in range(0, len(token_ids), rows):
-                    chunk = np.asarray(token_ids[begin : begin + rows], np.int32)
-                    positions = np.arange(begin, begin + chunk.size)
-                    segment = (sequence, 0, chunk.size, len(token_ids))
-                    batch = StepBatch(chunk, positions, [segment], np.arange(chunk.size))
-                    result[begin : begin + chunk.size] = self._machine.decoder.forward(batch)
+                self._fill(result, token_ids, sequence, meter)
             finally:
                 sequence.close()
+                self.stats = meter.finish(0, [])
             return result
 
     def close(self) -> None:
@@ -115,6 +109,19 @@ class Engine:
             blocks = blocks_of(request)
             if blocks > capacity:
                 raise BudgetError(kv_refusal(request, blocks, capacity, pool.block_bytes))
+
+    def _fill(
+        self, result: NDArray[np.float32], token_ids: Sequence[int], sequence: KvSequence, meter: RunMeter
+    ) -> None:
+        decoder = self._machine.decoder
+        rows = min(decoder.max_rows, decoder.max_logit_rows)
+        for begin in range(0, len(token_ids), rows):
+            chunk = np.asarray(token_ids[begin : begin + rows], np.int32)
+            segment = (sequence, 0, chunk.size, len(token_ids))
+            batch = StepBatch(chunk, np.arange(begin, begin + chunk.size), [segment], range(chunk.size))
+            meter.begin_step()
+            result[begin : begin + chunk.size] = decoder.forward(batch)
+            meter.end_step(chunk.size, 0)
 
     def _make_room(self, positions: int) -> None:
         pool, blocks = self._machine.pool, blocks_for(positions)

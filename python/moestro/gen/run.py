@@ -36,7 +36,6 @@ class Machine(NamedTuple):
     pool: MeasuredPool
     runtime: MeasuredRuntime
     text: TextDecoder | None
-    logit_rows: int  # rows of a step whose logits may be asked for
     kept: KeptPrefix
 
 
@@ -99,7 +98,7 @@ class Run:
         self._admit()
         self._meter.begin_step()
         pending = [sequence.pending for sequence in self._running]
-        spans = plan_step(pending, self._machine.decoder.max_rows, self._machine.logit_rows)
+        spans = plan_step(pending, self._machine.decoder.max_rows, self._machine.decoder.max_logit_rows)
         prompt_rows = sum(span.rows for span in spans if self._running[span.place].reading_prompt)
         events = self._forward(spans)
         self._meter.end_step(prompt_rows, len(events))
@@ -111,9 +110,10 @@ class Run:
     def _admit(self) -> None:
         while self._waiting:
             request = self._requests[self._waiting[0]]
-            rows = min(self._machine.decoder.max_rows, self._machine.logit_rows)
+            decoder = self._machine.decoder
+            most = min(decoder.max_rows, decoder.max_logit_rows)
             running = sum(len(sequence.answers) for sequence in self._running)
-            if not may_start(request, running=running, max_answers=rows, free_blocks=self._free_blocks()):
+            if not may_start(request, running=running, max_answers=most, free_blocks=self._free_blocks()):
                 return
             self._start(self._waiting.popleft())
 

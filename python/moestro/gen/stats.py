@@ -82,8 +82,8 @@ class RunMeter:
     def end_step(self, prompt_rows: int, new_tokens: int) -> None:
         now = self._clock()
         self.steps += 1
-        self._seconds[prompt_rows > 0] += now - self._step_begun
         self.prompt_rows += prompt_rows
+        self._seconds[prompt_rows > 0] += now - self._step_begun
         self._decoded += new_tokens if prompt_rows == 0 else 0
         if self._ttft is None and new_tokens:
             self._ttft = now - self._begun

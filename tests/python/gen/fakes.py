@@ -83,13 +83,12 @@ class FakeDecoder:
 
     def __init__(self, pool, runtime, *, vocab=50, max_rows=16, logit_rows=1000):
         self.pool, self.runtime = pool, runtime
-        self.vocab, self.max_rows, self.logit_rows = vocab, max_rows, logit_rows
+        self.vocab, self.max_rows, self.max_logit_rows = vocab, max_rows, logit_rows
         self.batches = []
         self.fail_at, self.failure = None, None
 
     def forward(self, batch):
-        segments = checked_segments(batch, self.vocab, self.max_rows)
-        assert len(batch.logit_rows) <= self.logit_rows
+        segments = checked_segments(batch, self.vocab, self.max_rows, self.max_logit_rows)
         for segment in segments:
             segment.sequence.append(segment.rows)
         self.runtime.steps += 1

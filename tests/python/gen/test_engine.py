@@ -23,7 +23,7 @@ class World:
         self.pool, self.runtime = FakePool(capacity), FakeRuntime()
         self.decoder = FakeDecoder(self.pool, self.runtime, vocab=VOCAB, max_rows=max_rows, logit_rows=logit_rows)
         self.limits = Limits(VOCAB, max_model_len, capacity * BLOCK)
-        self.engine = Engine(self.decoder, self.pool, self.runtime, rope, Letters(), logit_rows=logit_rows)
+        self.engine = Engine(self.decoder, self.pool, self.runtime, rope, Letters())
 
     def request(self, prompt, eos=(), **params):
         return make_request(None, tuple(prompt), SamplingParams(**params), frozenset(eos), self.limits)
