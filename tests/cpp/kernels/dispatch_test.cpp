@@ -67,7 +67,7 @@ TEST(Dispatch, Avx512RunsNatively) {
 
 TEST(Dispatch, Avx512IsEmulatedForTheTestsBesideThis) {
 #ifndef MOESTRO_TEST_EMULATED_AVX512
-    GTEST_SKIP() << "built without SIMDe (libsimde-dev): no emulated AVX-512 table";
+    GTEST_SKIP() << "built without SIMDe (libsimde-dev) or with sanitizers: no emulated AVX-512 table";
 #endif
     const auto tables = testing::runnable_tables();
     EXPECT_TRUE(
