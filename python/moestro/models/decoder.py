@@ -105,7 +105,8 @@ class Decoder:
     def abort(self) -> None:
         """Drops an open step and its rows; does nothing when there is none."""
         segments, self._open = self._open, ()
-        self._drop(segments)
+        if segments:
+            self._drop(segments)
 
     def close(self) -> None:
         """Closes the embedding's file. May be called again."""
@@ -141,9 +142,11 @@ class Decoder:
             segment.sequence.commit(count)
 
     def _drop(self, segments: Sequence[Segment]) -> None:
-        self._runtime.abort_step()
-        for segment in segments:
-            segment.sequence.commit(0)
+        try:
+            self._runtime.abort_step()
+        finally:
+            for segment in segments:
+                segment.sequence.commit(0)
 
 
 class _Layer:

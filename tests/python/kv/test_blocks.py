@@ -8,6 +8,7 @@ from hypothesis import settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, invariant, precondition, rule
 
+from moestro import _core
 from moestro.errors import BudgetError, InternalError, UsageError
 from moestro.kv.blocks import BLOCK, KvSequence
 
@@ -162,6 +163,10 @@ class Sequences(RuleBasedStateMachine):
 
 Sequences.TestCase.settings = settings(max_examples=60, stateful_step_count=40, deadline=None)
 TestSequences = Sequences.TestCase
+
+
+def test_blocks_are_those_of_the_core() -> None:
+    assert BLOCK == _core.KV_BLOCK
 
 
 def test_fork_copies_a_partly_filled_block_only_when_written() -> None:

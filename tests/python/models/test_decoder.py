@@ -135,6 +135,19 @@ def test_an_exception_half_way_keeps_no_row(
     np.testing.assert_array_equal(moe.decoder.forward(batch_of([(first, ids[30:], 90)])), want[30:])
 
 
+def test_closing_twice_and_using_what_is_closed(tiny_checkpoint: Checkpoints) -> None:
+    with opened(tiny_checkpoint("qwen3_moe")) as model:
+        sequence = KvSequence(model.kv_pool)
+        model.decoder.forward(batch_of([(sequence, [5, 6], 2)], tentative=np.ones(2, np.uint8)))
+        model.decoder.close()
+        assert sequence.tentative == 0
+        sequence.close()
+    model.close()
+    model.close()
+    with pytest.raises(UsageError, match="closed"):
+        model.decoder.forward(batch_of([(sequence, [5], 1)]))
+
+
 def test_refused_steps_change_nothing(moe: LoadedModel) -> None:
     sequence = KvSequence(moe.kv_pool)
     with pytest.raises(UsageError, match="outside the vocabulary"):
