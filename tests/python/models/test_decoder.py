@@ -8,12 +8,12 @@ from typing import Any
 
 import numpy as np
 import pytest
-from moestro.models.load import LoadedModel
 from tiny_models import prompt
 from tiny_runtime import batch_of, greedy, logits_of, opened
 
 from moestro.errors import NumericError, UsageError
 from moestro.kv.blocks import KvSequence
+from moestro.models.load import LoadedModel
 
 Checkpoints = Callable[[str], Path]
 
