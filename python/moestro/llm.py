@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 from collections.abc import Generator, Iterator, Mapping, Sequence
 from contextlib import closing
+from dataclasses import dataclass
 from pathlib import Path
 from types import TracebackType
 from typing import Any
@@ -20,13 +21,22 @@ from moestro.gen.outputs import RequestOutput, StreamChunk
 from moestro.gen.prompts import Prompt
 from moestro.gen.run import Event, PrefillProgress
 from moestro.gen.stats import RunStats
-from moestro.models.load import load_model
+from moestro.models.load import LoadedModel, load_model
 from moestro.prepare import LoadProgress, Say, prepare_model, say_on_stderr
 from moestro.report import Report, make_report
 from moestro.text.chat import Message
 from moestro.text.model_text import read_model_text
 from moestro.text.tokenizer import Tokenizer
 from moestro.units import format_bytes
+
+
+@dataclass(frozen=True)
+class _Running:
+    """What an LLM holds until it is closed."""
+
+    model: LoadedModel
+    intake: Intake
+    engine: Engine
 
 
 class LLM:
@@ -81,18 +91,20 @@ class LLM:
         self.directory: Path = prepare_model(self.config, say, progress)
         text = read_model_text(self.directory)
         self._text = text
-        self._model = load_model(self.directory, self.config, lambda done, total: progress("loading", done, total))
-        self._closed = False
+        model = load_model(self.directory, self.config, lambda done, total: progress("loading", done, total))
+        self._last_stats: RunStats | None = None
         try:
-            spec, pool = self._model.spec, self._model.kv_pool
+            spec, pool = model.spec, model.kv_pool
             length = max_model_len or spec.max_position_embeddings
-            self._intake = Intake(text, pool, vocab_size=spec.vocab_size, max_model_len=length)
-            self._engine = Engine(self._model.decoder, pool, self._model.runtime, spec.rope, text.tokenizer)
-            self._report = make_report(self.config, self.directory, self._model, text, length)
+            intake = Intake(text, pool, vocab_size=spec.vocab_size, max_model_len=length)
+            engine = Engine(model.decoder, pool, model.runtime, spec.rope, text.tokenizer)
+            self._running: _Running | None = _Running(model, intake, engine)
+            self._report = make_report(self.config, self.directory, model, text, length)
             for line in self._report.lines():
                 say(line)
         except BaseException:
-            self._model.close()
+            self._running = None
+            model.close()
             raise
 
     # ---- answers ----------------------------------------------------------------------------------------------------
@@ -108,8 +120,8 @@ class LLM:
         sampling_params: for all prompts or one each; None takes the model's own (generation_config.json).
         on_prefill: called with (prompt tokens read, prompt tokens in all).
         """
-        engine = self._open_engine()
-        return engine.run(self._intake.batch(prompts, sampling_params), progress=on_prefill)
+        running = self._open()
+        return running.engine.run(running.intake.batch(prompts, sampling_params), progress=on_prefill)
 
     def stream(
         self,
@@ -119,8 +131,8 @@ class LLM:
         on_prefill: PrefillProgress | None = None,
     ) -> Iterator[StreamChunk]:
         """The same answer in pieces, as they are known. Wrong arguments are refused here, not at the first piece."""
-        engine = self._open_engine()
-        return _chunks(engine.stream([self._intake.one(prompt, sampling_params)], progress=on_prefill))
+        running = self._open()
+        return _chunks(running.engine.stream([running.intake.one(prompt, sampling_params)], progress=on_prefill))
 
     def chat(
         self,
@@ -136,9 +148,9 @@ class LLM:
 
         The last conversation's KV is kept: what a new call has in common with it, from the start, is not read again.
         """
-        engine = self._open_engine()
-        request = self._intake.chat(messages, sampling_params, add_generation_prompt, tools, template_variables)
-        return engine.run([request], keep=True, progress=on_prefill)[0]
+        running = self._open()
+        request = running.intake.chat(messages, sampling_params, add_generation_prompt, tools, template_variables)
+        return running.engine.run([request], keep=True, progress=on_prefill)[0]
 
     def stream_chat(
         self,
@@ -151,14 +163,14 @@ class LLM:
         on_prefill: PrefillProgress | None = None,
     ) -> Iterator[StreamChunk]:
         """`chat` in pieces."""
-        engine = self._open_engine()
-        request = self._intake.chat(messages, sampling_params, add_generation_prompt, tools, template_variables)
-        return _chunks(engine.stream([request], keep=True, progress=on_prefill))
+        running = self._open()
+        request = running.intake.chat(messages, sampling_params, add_generation_prompt, tools, template_variables)
+        return _chunks(running.engine.stream([request], keep=True, progress=on_prefill))
 
     def logits(self, token_ids: Sequence[int]) -> NDArray[np.float32]:
         """float32 [T, vocab] for T token ids: row i is what the model expects after tokens 0..i."""
-        engine = self._open_engine()
-        return engine.logits(self._intake.token_ids(token_ids), self._intake.vocab_size)
+        running = self._open()
+        return running.engine.logits(running.intake.token_ids(token_ids), running.intake.vocab_size)
 
     # ---- looking ----------------------------------------------------------------------------------------------------
     def report(self) -> Report:
@@ -167,7 +179,7 @@ class LLM:
 
     def stats(self) -> RunStats | None:
         """What the last run cost; None before the first."""
-        return self._engine.stats
+        return self._running.engine.stats if self._running else self._last_stats
 
     def get_default_sampling_params(self) -> SamplingParams:
         """What is used where a call gives none: the model's generation_config.json."""
@@ -179,7 +191,7 @@ class LLM:
         return self._text.tokenizer
 
     def __repr__(self) -> str:
-        state = ", closed" if self._closed else ""
+        state = "" if self._running else ", closed"
         report = self._report
         size = format_bytes(report.budget)
         return f"LLM({self.config.model!r}, {report.model_type}, {report.formats}, {size}, {report.device}{state})"
@@ -187,11 +199,12 @@ class LLM:
     # ---- end --------------------------------------------------------------------------------------------------------
     def close(self) -> None:
         """Ends an open stream, waits for reads in flight and gives all memory back. May be called again."""
-        if self._closed:
+        if self._running is None:
             return
-        self._engine.close()
-        self._closed = True
-        self._model.close()
+        self._running.engine.close()
+        self._last_stats = self._running.engine.stats
+        model, self._running = self._running.model, None  # whoever keeps this object keeps no weight and no thread
+        model.close()
 
     def __enter__(self) -> LLM:
         return self
@@ -202,10 +215,10 @@ class LLM:
         self.close()
 
     # ---- inside -----------------------------------------------------------------------------------------------------
-    def _open_engine(self) -> Engine:
-        if self._closed:
+    def _open(self) -> _Running:
+        if self._running is None:
             raise UsageError("this LLM was closed")
-        return self._engine
+        return self._running
 
 
 def _chunks(events: Generator[Event, None, None]) -> Iterator[StreamChunk]:

@@ -23,9 +23,9 @@ def load(directory, **settings):
 def llm(talker):
     with load(talker) as llm:
         yield llm
-        llm._model.runtime.check_integrity()
-        held = llm._engine._machine.kept.blocks
-        assert llm._model.kv_pool.blocks_in_use == held, "a run left KV behind"
+        llm._running.model.runtime.check_integrity()
+        held = llm._running.engine._machine.kept.blocks
+        assert llm._running.model.kv_pool.blocks_in_use == held, "a run left KV behind"
 
 
 def test_greedy_text_is_what_transformers_says(talker):
@@ -123,7 +123,7 @@ def test_logits_do_not_depend_on_chunks(talker, llm):
     tokens = np.arange(3, 140)
     with load(talker, prefill_chunk=7) as other:
         np.testing.assert_array_equal(llm.logits(tokens), other.logits(tokens))
-    assert llm.logits([1, 2]).shape == (2, llm._model.spec.vocab_size)
+    assert llm.logits([1, 2]).shape == (2, llm._running.model.spec.vocab_size)
     assert llm.stats().prompt_tokens == 2
 
 
