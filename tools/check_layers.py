@@ -32,15 +32,16 @@ CPP_LEVELS: tuple[tuple[str, ...], ...] = (
 PYTHON_LEVELS: tuple[tuple[str, ...], ...] = (
     ("errors", "_core"),
     ("units", "knobs"),
-    ("config", "memory_limits", "threads"),
+    ("config", "memory_limits", "cache_dir", "threads"),
     ("core",),
     ("checkpoint", "trace"),
     ("plan",),
     ("kv",),
     ("layers",),
     ("models",),
-    ("spec", "text", "pack"),
-    ("gen",),
+    ("spec", "text"),
+    ("gen", "pack", "report"),
+    ("prepare", "demo"),
     ("llm",),
     ("server", "cli", "integrations"),
 )
@@ -96,7 +97,11 @@ def imported_names(node: ast.stmt, package: tuple[str, ...]) -> list[str]:
     if isinstance(node, ast.ImportFrom):
         base = package[: len(package) - node.level + 1] if node.level else ()
         origin = ".".join((*base, *(node.module.split(".") if node.module else ())))
-        return [origin] if origin != "moestro" else [f"moestro.{alias.name}" for alias in node.names]
+        return (
+            [origin]
+            if origin != "moestro"
+            else [f"moestro.{alias.name}" for alias in node.names if not alias.name.startswith("__")]
+        )
     return []
 
 
