@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Generator, Iterator, Mapping, Sequence
+from collections.abc import Generator, Mapping, Sequence
 from contextlib import closing
 from dataclasses import dataclass
 from pathlib import Path
@@ -91,20 +91,20 @@ class LLM:
         self.directory: Path = prepare_model(self.config, say, progress)
         text = read_model_text(self.directory)
         self._text = text
-        model = load_model(self.directory, self.config, lambda done, total: progress("loading", done, total))
+        loaded = load_model(self.directory, self.config, lambda done, total: progress("loading", done, total))
         self._last_stats: RunStats | None = None
         try:
-            spec, pool = model.spec, model.kv_pool
+            spec, pool = loaded.spec, loaded.kv_pool
             length = max_model_len or spec.max_position_embeddings
             intake = Intake(text, pool, vocab_size=spec.vocab_size, max_model_len=length)
-            engine = Engine(model.decoder, pool, model.runtime, spec.rope, text.tokenizer)
-            self._running: _Running | None = _Running(model, intake, engine)
-            self._report = make_report(self.config, self.directory, model, text, length)
+            engine = Engine(loaded.decoder, pool, loaded.runtime, spec.rope, text.tokenizer)
+            self._running: _Running | None = _Running(loaded, intake, engine)
+            self._report = make_report(self.config, self.directory, loaded, text, length)
             for line in self._report.lines():
                 say(line)
         except BaseException:
             self._running = None
-            model.close()
+            loaded.close()
             raise
 
     # ---- answers ----------------------------------------------------------------------------------------------------
@@ -129,7 +129,7 @@ class LLM:
         sampling_params: SamplingParams | None = None,
         *,
         on_prefill: PrefillProgress | None = None,
-    ) -> Iterator[StreamChunk]:
+    ) -> Generator[StreamChunk, None, None]:
         """The same answer in pieces, as they are known. Wrong arguments are refused here, not at the first piece."""
         running = self._open()
         return _chunks(running.engine.stream([running.intake.one(prompt, sampling_params)], progress=on_prefill))
@@ -161,7 +161,7 @@ class LLM:
         tools: Sequence[Mapping[str, Any]] | None = None,
         template_variables: Mapping[str, Any] | None = None,
         on_prefill: PrefillProgress | None = None,
-    ) -> Iterator[StreamChunk]:
+    ) -> Generator[StreamChunk, None, None]:
         """`chat` in pieces."""
         running = self._open()
         request = running.intake.chat(messages, sampling_params, add_generation_prompt, tools, template_variables)
@@ -221,7 +221,7 @@ class LLM:
         return self._running
 
 
-def _chunks(events: Generator[Event, None, None]) -> Iterator[StreamChunk]:
+def _chunks(events: Generator[Event, None, None]) -> Generator[StreamChunk, None, None]:
     with closing(events):
         for event in events:
             yield event.chunk

@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import sys
-from collections.abc import Iterator
-from contextlib import contextmanager
+from collections.abc import Generator, Iterator
+from contextlib import closing, contextmanager
 from dataclasses import asdict
 from json import dumps
 from typing import TYPE_CHECKING
@@ -39,14 +39,15 @@ def answer_as_json(llm: LLM, prompt: Prompt, params: SamplingParams) -> None:
     print(dumps(result, ensure_ascii=False))
 
 
-def write_chunks(llm: LLM, chunks: Iterator[StreamChunk], screen: Screen, said: list[str]) -> None:
+def write_chunks(llm: LLM, chunks: Generator[StreamChunk, None, None], screen: Screen, said: list[str]) -> None:
     """Writes text to stdout as it comes (token ids where there is no tokenizer), and adds it to `said`."""
     try:
-        for chunk in chunks:
-            screen.stop()  # the bar and the answer share a terminal
-            text = chunk.text if llm.tokenizer is not None else f"{chunk.token_ids[0]} "
-            said.append(text)
-            print(text, end="", flush=True)
+        with closing(chunks):
+            for chunk in chunks:
+                screen.stop()  # the bar and the answer share a terminal
+                text = chunk.text if llm.tokenizer is not None else f"{chunk.token_ids[0]} "
+                said.append(text)
+                print(text, end="", flush=True)
     finally:
         print()
 

@@ -18,7 +18,7 @@ def closing_line(stats: RunStats) -> str:
         parts.append(f"first token after {stats.ttft_s:.2f} s")
     if stats.hit_rate is not None:
         parts.append(f"hit rate {stats.hit_rate:.1%}")
-    if stats.read_gb_per_s is not None:
-        parts.append(f"{format_bytes(stats.expert_bytes_read)} read at {stats.read_gb_per_s:.2f} GB/s")
+        rate = f" at {stats.read_gb_per_s:.2f} GB/s" if stats.read_gb_per_s is not None else ""
+        parts.append(f"{format_bytes(stats.expert_bytes_read)} read{rate}")
     parts.append(f"peak memory {format_bytes(stats.peak_bytes)} of {format_bytes(stats.budget_bytes)}")
     return " · ".join(parts)

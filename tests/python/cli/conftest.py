@@ -1,0 +1,15 @@
+"""A model that can read and talk, and a cache of the test's own."""
+
+import pytest
+import small_demo
+
+
+@pytest.fixture(scope="session")
+def talker(tmp_path_factory):
+    return small_demo.make(tmp_path_factory.mktemp("talker"))
+
+
+@pytest.fixture(autouse=True)
+def cache(tmp_path, monkeypatch):
+    monkeypatch.setenv("MOESTRO_CACHE", str(tmp_path / "cache"))
+    return tmp_path / "cache"
