@@ -33,13 +33,15 @@ class Screen:
 
     def say(self, sentence: str) -> None:
         if not self._quiet:
-            self._console.print(sentence, style="dim", markup=False, soft_wrap=True)
+            from rich.text import Text
+
+            self._console.print(Text(sentence, style="dim"), soft_wrap=True)
 
     def bytes(self, stage: str, done: int, total: int) -> None:
         """Progress counted in bytes."""
         task = self._task(stage, total)
-        speed = self._progress.tasks[task].speed if not self._progress.disable else None
-        rate = f" {format_bytes(int(speed))}/s" if speed else ""
+        speed = next((shown.speed for shown in self._progress.tasks if shown.id == task), None)
+        rate = f", {format_bytes(int(speed))}/s" if speed else ""
         self._update(stage, done, total, f"{format_bytes(done)} of {format_bytes(total)}{rate}")
 
     def prompt(self, done: int, total: int) -> None:
@@ -68,3 +70,4 @@ class Screen:
         self._progress.update(self._task(stage, total), completed=done, total=total, amount=amount)
         if done >= total:
             self._progress.remove_task(self._tasks.pop(stage))
+            self._progress.refresh()  # or the next sentence would bring the finished bar back

@@ -49,11 +49,10 @@ def make_demo_model(progress: Progress) -> Path:
     tokenizer = train_tokenizer()
     vocab = tokenizer.get_vocab_size()
     shards = [lay_out(entries) for entries in _shards(vocab)]
-    total = sum(layout.nbytes for layout in shards)
-    require_space(directory, total, "the demo model")
+    require_space(directory, sum(layout.nbytes for layout in shards), "the demo model")
     partial.mkdir(parents=True)
     try:
-        _write_shards(partial, shards, total, progress)
+        _write_shards(partial, shards, progress)
         _write_json(partial / CONFIG_FILE, _config(vocab, tokenizer.token_to_id(END_TOKEN)))
         _write_json(partial / "tokenizer_config.json", {"eos_token": END_TOKEN, "chat_template": CHAT_TEMPLATE})
         tokenizer.save(str(partial / "tokenizer.json"))
@@ -100,7 +99,8 @@ def _entry(name: str, *shape: int) -> TensorEntry:
     return TensorEntry(name, "BF16", shape, 2 * int(np.prod(shape)))
 
 
-def _write_shards(directory: Path, shards: list[FileLayout], total: int, progress: Progress) -> None:
+def _write_shards(directory: Path, shards: list[FileLayout], progress: Progress) -> None:
+    total = sum(entry.nbytes for layout in shards for entry in layout.entries)
     weights, done = _RandomWeights(), 0
     weight_map: dict[str, str] = {}
     for number, layout in enumerate(shards, start=1):
