@@ -13,13 +13,14 @@ namespace moestro::quant {
 
 namespace {
 
-// codes = clamp(rne(w / scale), low, high). Clamping before rounding equals clamping after it, because the bounds are
+// codes = clamp(rne(quotient(w)), low, high). Clamping before rounding equals clamping after it, because the bounds are
 // integers; it also keeps quotients by tiny scales inside the range of int32.
-void divide_and_round(const float* weights, float scale, float low, float high, std::int8_t* codes) {
-    const __m128 divisor = _mm_set1_ps(scale), least = _mm_set1_ps(low), most = _mm_set1_ps(high);
+template <class Quotient>
+void round_quotients(const float* weights, Quotient quotient, float low, float high, std::int8_t* codes) {
+    const __m128 least = _mm_set1_ps(low), most = _mm_set1_ps(high);
     const auto four = [&](int k) {
-        const __m128 quotient = _mm_div_ps(_mm_loadu_ps(weights + k), divisor);
-        return _mm_cvtps_epi32(_mm_min_ps(_mm_max_ps(quotient, least), most));  // to nearest even, by the default MXCSR
+        const __m128 clamped = _mm_min_ps(_mm_max_ps(quotient(_mm_loadu_ps(weights + k)), least), most);
+        return _mm_cvtps_epi32(clamped);  // to nearest even, by the default MXCSR
     };
     for (int k = 0; k < kGroup; k += 16) {
         const __m128i first = _mm_packs_epi32(four(k), four(k + 4)), last = _mm_packs_epi32(four(k + 8), four(k + 12));
@@ -27,53 +28,65 @@ void divide_and_round(const float* weights, float scale, float low, float high, 
     }
 }
 
-// The 33 candidates are lanes: every candidate sums its own error over k in order, whatever the vector width. Padded to
-// whole vectors with copies that never win.
-constexpr int kCandidates = 33;
-constexpr int kCandidateLanes = 36;
+// The 17 candidates are lanes: each sums its own error over k in order, whatever the vector width. Padded to whole
+// vectors with lanes that never win. Packing q4 spends its time here, so there is no division and no double.
+constexpr int kCandidates = 17;
+constexpr int kVectors = 5;
 
 struct Candidates {
-    alignas(16) float scale[kCandidateLanes];
-    alignas(16) float divisor[kCandidateLanes];  // the scale, or 1 where the candidate is skipped
-    alignas(16) double error[kCandidateLanes];
+    __m128 scale[kVectors];
+    __m128 inverse[kVectors];  // 0 where the candidate is skipped
+    __m128 error[kVectors];
 };
 
-__m128d squared_error(__m128d weight, __m128d scale, __m128i codes) {
-    const __m128d difference = _mm_sub_pd(weight, _mm_mul_pd(scale, _mm_cvtepi32_pd(codes)));
-    return _mm_mul_pd(difference, difference);
+float lane(const __m128* vectors, int i) {
+    float values[4];
+    _mm_storeu_ps(values, vectors[i / 4]);
+    return values[i % 4];
 }
 
-// Adds one weight's squared error to every candidate, in the baseline's SSE2: packing q4 spends its time here.
-void add_errors(float weight, Candidates& all) {
-    const __m128 single = _mm_set1_ps(weight), low = _mm_set1_ps(-8.0f), high = _mm_set1_ps(7.0f);
-    const __m128d exact = _mm_set1_pd(weight);
-    for (int i = 0; i < kCandidateLanes; i += 4) {
-        const __m128 divisor = _mm_load_ps(all.divisor + i);
-        const __m128 quotient = _mm_min_ps(_mm_max_ps(_mm_div_ps(single, divisor), low), high);
-        const __m128i codes = _mm_cvtps_epi32(quotient);  // to nearest even, by the default MXCSR
-        const __m128d first = squared_error(exact, _mm_cvtps_pd(divisor), codes);
-        const __m128d last =
-            squared_error(exact, _mm_cvtps_pd(_mm_movehl_ps(divisor, divisor)), _mm_unpackhi_epi64(codes, codes));
-        _mm_store_pd(all.error + i, _mm_add_pd(_mm_load_pd(all.error + i), first));
-        _mm_store_pd(all.error + i + 2, _mm_add_pd(_mm_load_pd(all.error + i + 2), last));
-    }
-}
-
-float best_q4_scale(const float* weights, float extreme, ScaleType type) {
-    Candidates all;
-    for (int i = 0; i < kCandidateLanes; ++i) {
-        const float t = -8.0f - static_cast<float>(i - 16) / 16.0f;
-        all.scale[i] = i < kCandidates ? round_scale(extreme / t, type) : 0.0f;
-        all.divisor[i] = all.scale[i] != 0 && std::isfinite(all.scale[i]) ? all.scale[i] : 1.0f;
-        all.error[i] = 0;
-    }
-    for (int k = 0; k < kGroup; ++k) add_errors(weights[k], all);
-    float best = 0;
-    double least = std::numeric_limits<double>::infinity();
+Candidates candidates_of(float extreme, ScaleType type) {
+    float scale[4 * kVectors] = {}, inverse[4 * kVectors] = {};
     for (int i = 0; i < kCandidates; ++i) {
-        if (all.scale[i] == 0 || !std::isfinite(all.scale[i]) || !(all.error[i] < least)) continue;
-        least = all.error[i];
-        best = all.scale[i];
+        scale[i] = round_scale(extreme / (-8.0f - static_cast<float>(i - 8) / 8.0f), type);
+        const float reciprocal = 1.0f / scale[i];
+        if (std::isfinite(scale[i]) && std::isfinite(reciprocal)) inverse[i] = reciprocal;
+    }
+    Candidates all;
+    for (int v = 0; v < kVectors; ++v) {
+        all.scale[v] = _mm_loadu_ps(scale + 4 * v);
+        all.inverse[v] = _mm_loadu_ps(inverse + 4 * v);
+        all.error[v] = _mm_setzero_ps();
+    }
+    return all;
+}
+
+void add_errors(float weight, Candidates& all) {
+    const __m128 w = _mm_set1_ps(weight), low = _mm_set1_ps(-8.0f), high = _mm_set1_ps(7.0f);
+#pragma GCC unroll 8
+    for (int v = 0; v < kVectors; ++v) {
+        const __m128 quotient = _mm_min_ps(_mm_max_ps(_mm_mul_ps(w, all.inverse[v]), low), high);
+        const __m128 code = _mm_cvtepi32_ps(_mm_cvtps_epi32(quotient));  // to nearest even, by the default MXCSR
+        const __m128 difference = _mm_sub_ps(w, _mm_mul_ps(all.scale[v], code));
+        all.error[v] = _mm_add_ps(all.error[v], _mm_mul_ps(difference, difference));
+    }
+}
+
+// The inverse of the best candidate's scale, and that scale; zeros when every candidate is skipped.
+struct Q4Scale {
+    float scale = 0, inverse = 0;
+};
+
+Q4Scale best_q4_scale(const float* weights, float extreme, ScaleType type) {
+    Candidates all = candidates_of(extreme, type);
+    for (int k = 0; k < kGroup; ++k) add_errors(weights[k], all);
+    Q4Scale best;
+    float least = std::numeric_limits<float>::infinity();
+    for (int i = 0; i < kCandidates; ++i) {
+        const float inverse = lane(all.inverse, i), error = lane(all.error, i);
+        if (inverse == 0 || !(error < least)) continue;
+        least = error;
+        best = {lane(all.scale, i), inverse};
     }
     return best;
 }
@@ -110,7 +123,9 @@ float quantise_q8(const float* weights, ScaleType type, std::int8_t* codes) {
         std::memset(codes, 0, kGroup);
         return scale;
     }
-    divide_and_round(weights, scale, -127.0f, 127.0f, codes);
+    const __m128 divisor = _mm_set1_ps(scale);
+    round_quotients(
+        weights, [&](__m128 w) { return _mm_div_ps(w, divisor); }, -127.0f, 127.0f, codes);
     return scale;
 }
 
@@ -118,13 +133,15 @@ float quantise_q4(const float* weights, ScaleType type, std::int8_t* codes) {
     float extreme = 0;
     for (int k = 0; k < kGroup; ++k)
         if (std::fabs(weights[k]) > std::fabs(extreme)) extreme = weights[k];
-    const float scale = extreme == 0 ? 0.0f : best_q4_scale(weights, extreme, type);
-    if (scale == 0) {
+    const Q4Scale best = extreme == 0 ? Q4Scale{} : best_q4_scale(weights, extreme, type);
+    if (best.inverse == 0) {
         std::memset(codes, 0, kGroup);
         return 0.0f;
     }
-    divide_and_round(weights, scale, -8.0f, 7.0f, codes);
-    return scale;
+    const __m128 inverse = _mm_set1_ps(best.inverse);
+    round_quotients(
+        weights, [&](__m128 w) { return _mm_mul_ps(w, inverse); }, -8.0f, 7.0f, codes);
+    return best.scale;
 }
 
 }  // namespace moestro::quant

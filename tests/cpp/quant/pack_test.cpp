@@ -81,15 +81,16 @@ Group q4_by_the_book(const float* w, ScaleType type) {
     for (int k = 0; k < 32; ++k)
         if (std::fabs(w[k]) > std::fabs(m)) m = w[k];
     Group best;
-    double least = std::numeric_limits<double>::infinity();
-    for (int i = -16; i <= 16 && m != 0; ++i) {
+    float least = std::numeric_limits<float>::infinity();
+    for (int i = -8; i <= 8 && m != 0; ++i) {
         Group trial;
-        trial.scale = round_by_the_book(m / (-8.0f - static_cast<float>(i) / 16.0f), type);
-        if (trial.scale == 0 || !std::isfinite(trial.scale)) continue;
-        double error = 0;
+        trial.scale = round_by_the_book(m / (-8.0f - static_cast<float>(i) / 8.0f), type);
+        const float inverse = 1.0f / trial.scale;
+        if (!std::isfinite(trial.scale) || !std::isfinite(inverse)) continue;
+        float error = 0;
         for (int k = 0; k < 32; ++k) {
-            trial.codes[k] = static_cast<int>(std::clamp(std::nearbyint(w[k] / trial.scale), -8.0f, 7.0f));
-            const double difference = static_cast<double>(w[k]) - static_cast<double>(trial.scale) * trial.codes[k];
+            trial.codes[k] = static_cast<int>(std::clamp(std::nearbyint(w[k] * inverse), -8.0f, 7.0f));
+            const float difference = w[k] - trial.scale * static_cast<float>(trial.codes[k]);
             error += difference * difference;
         }
         if (error < least) {

@@ -91,15 +91,17 @@ def pack_q4(w: F32, scale_type: str) -> Quantised:
     extreme = np.take_along_axis(groups, where, axis=2)[..., 0]
     best_scale = np.zeros_like(extreme)
     best_codes = np.zeros_like(groups)
-    least = np.full(extreme.shape, np.inf)
-    for i in range(-16, 17):
-        scale = round_to(extreme / np.float32(-8 - i / 16), scale_type)
-        codes = divide_and_round(groups, scale, -8, 7)
-        error = np.zeros(extreme.shape)
-        for k in range(GROUP):
-            difference = groups[..., k].astype(np.float64) - scale.astype(np.float64) * codes[..., k]
-            error += difference * difference
-        wins = (scale != 0) & np.isfinite(scale) & (error < least)
+    least = np.full(extreme.shape, np.inf, np.float32)
+    for i in range(-8, 9):
+        with np.errstate(divide="ignore", over="ignore", invalid="ignore"):
+            scale = round_to(extreme / np.float32(-8 - i / 8), scale_type)
+            inverse = np.float32(1) / scale
+            codes = np.clip(np.rint(groups * inverse[..., None]), -8, 7)
+            error = np.zeros(extreme.shape, np.float32)
+            for k in range(GROUP):
+                difference = groups[..., k] - scale * codes[..., k]
+                error += difference * difference
+        wins = np.isfinite(scale) & np.isfinite(inverse) & (error < least)
         least = np.where(wins, error, least)
         best_scale = np.where(wins, scale, best_scale)
         best_codes = np.where(wins[..., None], codes, best_codes)
