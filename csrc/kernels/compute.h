@@ -17,7 +17,7 @@ std::string_view name(Isa isa);
 struct IsaChoice {
     Isa active = Isa::scalar;
     const Table* table = nullptr;
-    // Tables not active, each with its reason: "avx512: this CPU lacks avx512f", "avx2: MOESTRO_ISA=scalar".
+    // Faster tables not active, each with its reason: "avx512: this CPU lacks avx512f", "avx2: MOESTRO_ISA=scalar".
     std::vector<std::string> refused;
 };
 

@@ -102,11 +102,9 @@ IsaChoice choose_isa(std::string_view forced) {
             if (entry.missing(basic, extended).empty()) chosen = &entry;
     }
     IsaChoice choice{chosen->isa, &chosen->table(), {}};
-    for (const Entry& entry : kEntries) {
-        if (&entry == chosen) continue;
-        std::string why = entry.missing(basic, extended);
-        if (why.empty()) why = forced.empty() ? text(chosen->name, " is faster") : text("MOESTRO_ISA=", forced);
-        choice.refused.push_back(text(entry.name, ": ", why));
+    for (const Entry* faster = chosen + 1; faster != kEntries.data() + kEntries.size(); ++faster) {
+        const std::string missing = faster->missing(basic, extended);
+        choice.refused.push_back(text(faster->name, ": ", missing.empty() ? text("MOESTRO_ISA=", forced) : missing));
     }
     return choice;
 }
