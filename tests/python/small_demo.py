@@ -2,28 +2,29 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 
 from moestro.demo import model
+from moestro.demo.random_moe import Shape
 
-SIZES = {
-    "LAYERS": 3,
-    "EXPERTS": 8,
-    "EXPERTS_PER_TOKEN": 2,
-    "HIDDEN": 64,
-    "HEADS": 4,
-    "KV_HEADS": 2,
-    "HEAD_DIM": 16,
-    "EXPERT_WIDTH": 48,
-    "CONTEXT": 1024,
-}
+SHAPE = Shape(
+    hidden=64,
+    layers=3,
+    heads=4,
+    kv_heads=2,
+    head_dim=16,
+    experts=8,
+    experts_per_token=2,
+    expert_width=48,
+    context=1024,
+)
 
 
-def shrink(patch: pytest.MonkeyPatch) -> None:
-    for name, value in SIZES.items():
-        patch.setattr(model, name, value)
+def shrink(patch: pytest.MonkeyPatch, **changes: int) -> None:
+    patch.setattr(model, "SHAPE", replace(SHAPE, **changes))
 
 
 def make(cache: Path) -> Path:

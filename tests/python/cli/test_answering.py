@@ -128,8 +128,7 @@ def test_a_quantised_run_shows_up_in_the_cache(talker):
 
 
 def test_demo_makes_its_model_and_runs_it_in_a_quarter(monkeypatch, cache):
-    small_demo.shrink(monkeypatch)
-    monkeypatch.setattr("moestro.demo.model.EXPERTS", 64)
+    small_demo.shrink(monkeypatch, experts=64)
     result = run("demo", "--max-tokens", 30)
     assert result.exit_code == 0, result.stderr
     assert "making the demo model" in result.stderr

@@ -1,6 +1,7 @@
 """The demo's model is a checkpoint that transformers itself reads; it appears whole or not at all."""
 
 import pytest
+import small_demo
 
 from moestro.checkpoint import disk_space
 from moestro.demo import model
@@ -12,8 +13,7 @@ from moestro.text.model_text import read_model_text
 @pytest.fixture
 def small(monkeypatch, tmp_path):
     monkeypatch.setenv("MOESTRO_CACHE", str(tmp_path))
-    for name, value in {"LAYERS": 3, "EXPERTS": 4, "EXPERTS_PER_TOKEN": 2, "HIDDEN": 32, "EXPERT_WIDTH": 24}.items():
-        monkeypatch.setattr(model, name, value)
+    small_demo.shrink(monkeypatch, experts=4, hidden=32, expert_width=24)
     return tmp_path
 
 
