@@ -20,7 +20,7 @@ SHAPE = Shape(
     expert_width=384,
     context=4096,
 )
-_NAME = "random-qwen3-moe-1"  # another shape is another name
+_NAME = "random-qwen3-moe-2"  # another shape or filling is another name
 
 
 def demo_directory() -> Path:

@@ -23,6 +23,7 @@ from moestro.demo.tokenizer import CHAT_TEMPLATE, END_TOKEN, train_tokenizer
 
 Progress = Callable[[int, int], None]  # (bytes written, bytes in all)
 
+_EMBEDDING = "model.embed_tokens.weight"
 _LAYERS_PER_SHARD = 2
 
 
@@ -63,7 +64,7 @@ def _write_tokenizer(directory: Path, tokenizer: Tokenizer) -> None:
 
 
 def _shards(shape: Shape, vocab: int) -> Iterator[list[TensorEntry]]:
-    yield [_entry("model.embed_tokens.weight", vocab, shape.hidden), _entry("model.norm.weight", shape.hidden)]
+    yield [_entry(_EMBEDDING, vocab, shape.hidden), _entry("model.norm.weight", shape.hidden)]
     for first in range(0, shape.layers, _LAYERS_PER_SHARD):
         layers = range(first, min(first + _LAYERS_PER_SHARD, shape.layers))
         yield [entry for layer in layers for entry in _layer(shape, f"model.layers.{layer}.")]
@@ -100,7 +101,7 @@ def _write_shards(directory: Path, shards: list[FileLayout], progress: Progress)
         with SafetensorsWriter(directory / name, layout) as writer:
             for entry in layout.entries:
                 weight_map[entry.name] = name
-                writer.append(entry.name, weights(entry.shape))
+                writer.append(entry.name, weights(entry.name, entry.shape))
                 done += entry.nbytes
                 progress(done, total)
     _write_json(directory / INDEX_FILE, {"metadata": {"total_size": total}, "weight_map": weight_map})
@@ -109,6 +110,8 @@ def _write_shards(directory: Path, shards: list[FileLayout], progress: Progress)
 class _RandomWeights:
     """bf16 bits: ones for norms; for matrices a normal distribution that keeps the size of what passes through them.
 
+    Embeddings are as large as what the layers add to them, so that tokens stay different and every token takes experts
+    of its own: the worst case for a cache.
     Values are looked up by 16 random bits in the 65536 quantiles: several times faster than drawing normal numbers.
     """
 
@@ -118,10 +121,11 @@ class _RandomWeights:
         self._quantiles = np.array([normal.inv_cdf((i + 0.5) / 65536) for i in range(65536)], np.float32)
         self._tables: dict[int, NDArray[np.uint16]] = {}
 
-    def __call__(self, shape: tuple[int, ...]) -> NDArray[np.uint16]:
+    def __call__(self, name: str, shape: tuple[int, ...]) -> NDArray[np.uint16]:
         if len(shape) == 1:
             return np.full(shape, 0x3F80, np.uint16)
-        bits: NDArray[np.uint16] = self._table(shape[1])[self._random.integers(0, 65536, shape, np.uint16)]
+        table = self._table(1 if name == _EMBEDDING else shape[1])
+        bits: NDArray[np.uint16] = table[self._random.integers(0, 65536, shape, np.uint16)]
         return bits
 
     def _table(self, columns: int) -> NDArray[np.uint16]:
