@@ -10,26 +10,27 @@ from moestro.errors import CheckpointError
 
 _REQUIRED: Any = object()
 
-# Keys that cannot change what a finished model computes from token ids, whatever their value.
 _INERT = """
     attention_dropout embd_pdrop resid_pdrop hidden_dropout initializer_range router_aux_loss_coef router_jitter_noise
     output_router_logits gradient_checkpointing problem_type pretraining_tp
 
     use_cache return_dict output_attentions output_hidden_states torchscript tf_legacy_loss use_bfloat16 _name_or_path
-    name_or_path _commit_hash _attn_implementation_autoset transformers_version tokenizer_class model_max_length
-    max_sequence_length chunk_size_feed_forward id2label label2id num_labels finetuning_task task_specific_params
-    unsloth_fixed unsloth_version keys_to_ignore_at_inference
+    name_or_path model_name _commit_hash transformers_version tokenizer_class model_max_length max_sequence_length
+    _attn_implementation attn_implementation _attn_implementation_internal _attn_implementation_autoset
+    _flash_attn_2_enabled chunk_size_feed_forward id2label label2id num_labels finetuning_task task_specific_params
+    unsloth_fixed unsloth_version keys_to_ignore_at_inference transformers.js_config auto_map finetuned
 
-    bos_token_id eos_token_id pad_token_id sep_token_id decoder_start_token_id forced_bos_token_id forced_eos_token_id
-    suppress_tokens begin_suppress_tokens bad_words_ids prefix max_length min_length do_sample early_stopping num_beams
-    num_beam_groups diversity_penalty temperature top_k top_p typical_p repetition_penalty length_penalty
-    no_repeat_ngram_size encoder_no_repeat_ngram_size num_return_sequences output_scores return_dict_in_generate
-    exponential_decay_length_penalty remove_invalid_values
+    bos_token_id eos_token_id pad_token_id sep_token_id cls_token_id mask_token_id unk_token_id
+    decoder_start_token_id forced_bos_token_id forced_eos_token_id suppress_tokens begin_suppress_tokens bad_words_ids
+    prefix max_length min_length do_sample early_stopping num_beams num_beam_groups diversity_penalty temperature
+    top_k top_p typical_p repetition_penalty length_penalty no_repeat_ngram_size encoder_no_repeat_ngram_size
+    num_return_sequences output_scores return_dict_in_generate exponential_decay_length_penalty remove_invalid_values
 """
 
 # Keys that cannot change what a finished model computes from token ids, whatever their value: training and
-# initialisation; what the Python side of transformers returns, caches or calls things; and tokens and generation
-# settings, which generation_config.json and the tokenizer decide.
+# initialisation; what the Python side of transformers returns, caches or calls things, and code of a checkpoint's own,
+# which is never run (transformers does not run it either unless told to trust it); and tokens and generation settings,
+# which generation_config.json and the tokenizer decide.
 INERT_KEYS = frozenset(_INERT.split())
 
 # Keys of other architectures with the value that switches them off; any other value stops the load.
@@ -47,6 +48,7 @@ NEUTRAL_VALUES: Mapping[str, Any] = {
     "rope_interleaved": False,
     "shared_expert_intermediate_size": 0,
     "tie_encoder_decoder": False,
+    "use_mrope": False,
     "use_qk_norm": True,  # written by some Qwen3-MoE checkpoints; the family always has these norms
     "use_sliding_window": False,
 }
@@ -62,10 +64,6 @@ class ConfigReader:
         self._values = values
         self._taken: set[str] = set()
         self.where = where
-
-    def has(self, key: str) -> bool:
-        """Whether the key is there and not null."""
-        return self._values.get(key) is not None
 
     def take(self, key: str, default: Any = _REQUIRED) -> Any:
         """The value as it is; null counts as absent."""

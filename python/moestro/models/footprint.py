@@ -40,7 +40,7 @@ def make_footprint(
         expert_width=max((layer.intermediate_size for layer in moe), default=0),
         experts_integer=bool(expert_formats & _INTEGER),
         dtype=spec.dtype,
-        max_len=spec.max_position_embeddings,
+        max_len=spec.context_length,
     )
 
 

@@ -87,7 +87,11 @@ class OpenedStore:
         experts = [layer.experts for layer in manifest.layers if layer.experts is not None]
         self.trunk_formats = _joined({part.format for record in trunk for part in record.parts})
         self.expert_formats = _joined({part.format for layer in experts for part in layer.parts})
-        self._require("format", config.format, self.expert_formats or self.trunk_formats)
+        # As in packing: without a trunk_format of its own the trunk has `format`, and a dense model has only a trunk.
+        if self.expert_formats:
+            self._require("format", config.format, self.expert_formats)
+        elif config.trunk_format is None:
+            self._require("format", config.format, self.trunk_formats)
         self._require("trunk_format", config.trunk_format or "auto", self.trunk_formats)
 
     def footprint(self) -> Footprint:

@@ -66,7 +66,7 @@ class ModelSpec:
     o_bias: bool
     mlp_bias: bool  # biases on gate, up and down of dense layers
     tie_word_embeddings: bool  # the head is the embedding
-    max_position_embeddings: int  # longest context the model was made for, tokens
+    max_position_embeddings: int  # longest context before the rotary scaling extends it, tokens; see context_length
     dtype: str  # the checkpoint's own precision: "f32" | "bf16" | "f16"
     activation: str  # of gated MLPs: "silu"
     layers: tuple[LayerSpec, ...]
@@ -74,3 +74,17 @@ class ModelSpec:
     @property
     def num_layers(self) -> int:
         return len(self.layers)
+
+    @property
+    def context_length(self) -> int:
+        """The longest context in tokens, rotary scaling included.
+
+        linear and dynamic stretch max_position_embeddings; yarn stretches the original length, which configs may or
+        may not have written into max_position_embeddings already; llama3 configs always have.
+        """
+        rope, limit = self.rope, self.max_position_embeddings
+        if rope.type in ("linear", "dynamic"):
+            return max(limit, int(limit * rope.factor))
+        if rope.type == "yarn":
+            return max(limit, int((rope.original_max_position_embeddings or limit) * rope.factor))
+        return limit

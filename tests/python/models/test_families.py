@@ -277,11 +277,55 @@ def test_what_a_config_must_not_say(
     assert all(word in str(caught.value) for word in ("somewhere/config.json", *words)), caught.value
 
 
+SEEN_ON_THE_HUB = {
+    "rope_interleaved": False,
+    "is_llama_config": True,
+    "transformers.js_config": {"kv_cache_dtype": {"q4f16": "float16"}},
+    "unsloth_fixed": True,
+    "unsloth_version": "2025.1",
+    "max_sequence_length": 2048,
+    "attn_implementation": "flash_attention_2",
+    "_attn_implementation": "sdpa",
+    "_flash_attn_2_enabled": True,
+    "auto_map": {"AutoModelForCausalLM": "modeling.Model"},
+    "pad_token_id": -1,
+    "unk_token_id": 0,
+    "use_mrope": False,
+    "sliding_window": None,
+    "quantization_config": None,
+}
+
+
 def test_harmless_keys_are_accepted(tiny_checkpoint: Checkpoints) -> None:
     values = config_of(tiny_checkpoint("llama"))
     extra = {"temperature": 0.6, "pretraining_tp": 2, "_name_or_path": "x", "mystery": None, "use_cache": False}
     assert read_spec(values | extra) == read_spec(values)
+    assert read_spec(values | SEEN_ON_THE_HUB) == read_spec(values)
     assert read_spec({k: v for k, v in values.items() if k != "architectures"}) == read_spec(values)
+
+
+@pytest.mark.parametrize(
+    ("limit", "scaling", "expected"),
+    [
+        (4096, None, 4096),
+        (131072, {"rope_type": "llama3", "factor": 8.0, "low_freq_factor": 1.0, "high_freq_factor": 4.0}, 131072),
+        (4096, {"type": "linear", "factor": 4.0}, 16384),  # vicuna-16k
+        (2048, {"type": "dynamic", "factor": 2.0}, 4096),
+        # Qwen3, as its model card has it, and Yarn-Llama-2, which says so in max_position_embeddings already
+        (40960, {"rope_type": "yarn", "factor": 4.0, "original_max_position_embeddings": 32768}, 131072),
+        (
+            65536,
+            {"type": "yarn", "factor": 16.0, "original_max_position_embeddings": 4096, "finetuned": True},
+            65536,
+        ),
+    ],
+)
+def test_rotary_scaling_extends_the_context(
+    limit: int, scaling: dict[str, Any] | None, expected: int, tiny_checkpoint: Checkpoints
+) -> None:
+    values = as_version_4(config_of(tiny_checkpoint("llama")))
+    spec = read_spec(values | {"max_position_embeddings": limit, "rope_scaling": scaling})
+    assert (spec.max_position_embeddings, spec.context_length) == (limit, expected)
 
 
 def test_supported_model_types() -> None:

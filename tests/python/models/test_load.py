@@ -13,7 +13,7 @@ import tiny_models
 from tiny_models import prompt
 from tiny_runtime import logits_of, opened
 
-from moestro import _core
+from moestro import LLM, _core
 from moestro.config import EngineConfig
 from moestro.errors import BudgetError, CheckpointError, UsageError
 from moestro.models import load
@@ -152,3 +152,27 @@ def test_experts_of_different_types_are_refused(tiny_checkpoint: Checkpoints) ->
     with pytest.raises(CheckpointError, match="layer 1: expert 3"):
         opened_model.source(runtime, None).add_experts(1)
     runtime.close()
+
+
+def test_a_scaled_context_may_be_used_whole(tiny_checkpoint: Checkpoints) -> None:
+    """dynamic scaling starts where max_position_embeddings = 50 ends: what lies beyond must be reachable."""
+    directory, ids = tiny_checkpoint("llama-biases-dynamic"), prompt(90)
+    with LLM(directory, host_memory="64MiB", threads=1, kv_dtype="f32", max_model_len=100, say=None) as llm:
+        assert tiny_models.nmse(llm.logits(ids), tiny_models.reference_logits(directory, ids)) <= 1e-10
+    with pytest.raises(UsageError, match="made for 100 tokens"):
+        LLM(directory, host_memory="64MiB", max_model_len=101, say=None)
+
+
+def test_a_dense_model_has_no_expert_format(tiny_checkpoint: Checkpoints, packed: Callable[[str, str], Path]) -> None:
+    for directory, format in ((tiny_checkpoint("llama"), "bf16"), (packed("llama", "q8"), "q8")):
+        with opened(directory) as model:
+            assert (model.facts["trunk_format"], model.facts["expert_format"]) == (format, None)
+
+
+def test_the_trunk_format_is_all_that_counts_of_a_dense_model(tiny_checkpoint: Checkpoints, tmp_path: Path) -> None:
+    """The arguments that packed a store open it."""
+    packed = pack_checkpoint(tiny_checkpoint("llama"), tmp_path / "mixed", "q8", trunk_format="bf16", threads=1)
+    with opened(packed, format="q8", trunk_format="bf16") as model:
+        assert model.facts["trunk_format"] == "bf16"
+    with pytest.raises(UsageError, match="packed as bf16"):
+        open_model(packed, EngineConfig(model=str(packed), format="q8"))
