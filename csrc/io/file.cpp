@@ -5,7 +5,9 @@
 #include <algorithm>
 #include <cerrno>
 #include <cstring>
+#include <filesystem>
 #include <optional>
+#include <system_error>
 #include <utility>
 
 #include "base/error.h"
@@ -25,8 +27,16 @@ struct DirectDescriptor {
 
 struct stat status_of(const std::string& path, ErrorKind kind) {
     struct stat status {};
-    require(::stat(path.c_str(), &status) == 0, kind, "cannot open ", path, ": ", std::strerror(errno));
+    // Not as an argument of require(): the compiler may read errno before it calls stat.
+    if (::stat(path.c_str(), &status) != 0) fail(kind, "cannot open ", path, ": ", std::strerror(errno));
     return status;
+}
+
+// check_unchanged() must find the file again after the process changed its directory.
+std::string absolute(const std::string& path) {
+    std::error_code error;
+    std::string full = std::filesystem::absolute(path, error).string();
+    return error ? path : full;
 }
 
 int open_or_fail(const std::string& path) {
@@ -85,7 +95,8 @@ std::int64_t modified_ns(const struct stat& status) {
 
 }  // namespace
 
-std::shared_ptr<const File> File::open(const std::string& path, Cache cache) {
+std::shared_ptr<const File> File::open(const std::string& name, Cache cache) {
+    const std::string path = absolute(name);
     // Asked before opening: opening a FIFO would block, a directory would open.
     require(S_ISREG(status_of(path, ErrorKind::io).st_mode), ErrorKind::io, path, " is not a regular file");
     std::shared_ptr<File> file(new File);
@@ -100,7 +111,7 @@ std::shared_ptr<const File> File::open(const std::string& path, Cache cache) {
     if (file->descriptor_ < 0) file->descriptor_ = open_or_fail(path);
 
     struct stat status {};
-    require(::fstat(file->descriptor_, &status) == 0, ErrorKind::io, "cannot stat ", path, ": ", std::strerror(errno));
+    if (::fstat(file->descriptor_, &status) != 0) fail(ErrorKind::io, "cannot stat ", path, ": ", std::strerror(errno));
     file->size_ = static_cast<std::uint64_t>(status.st_size);
     file->inode_ = status.st_ino;
     file->device_ = status.st_dev;

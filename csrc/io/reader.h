@@ -21,7 +21,7 @@ class File {
     static std::shared_ptr<const File> open(const std::string& path, Cache cache);
     ~File();
 
-    const std::string& path() const { return path_; }
+    const std::string& path() const { return path_; }  // absolute
     int descriptor() const { return descriptor_; }
     std::uint64_t size() const { return size_; }
     bool direct() const { return direct_; }

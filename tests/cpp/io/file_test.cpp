@@ -4,6 +4,7 @@
 #include <unistd.h>
 
 #include <bit>
+#include <filesystem>
 #include <functional>
 
 #include "base/error.h"
@@ -71,7 +72,7 @@ TEST(File, EmptyFilesOpen) {
 TEST(File, WhatCannotBeOpenedIsNamed) {
     std::string message;
     EXPECT_EQ(kind_of([] { File::open("/no/such/file", File::Cache::direct); }, &message), ErrorKind::io);
-    EXPECT_NE(message.find("/no/such/file"), std::string::npos) << message;
+    EXPECT_NE(message.find("/no/such/file: No such file"), std::string::npos) << message;
     EXPECT_EQ(kind_of([] { File::open(testing::TempDir(), File::Cache::buffered); }, &message), ErrorKind::io);
     EXPECT_NE(message.find("regular file"), std::string::npos) << message;
 }
@@ -127,6 +128,17 @@ TEST_P(FileWatch, ARemovedFileIsFound) {
     const auto file = File::open(data.path(), GetParam());
     ASSERT_EQ(::unlink(data.path().c_str()), 0);
     EXPECT_EQ(kind_of([&] { file->check_unchanged(); }), ErrorKind::integrity);
+}
+
+TEST_P(FileWatch, ARelativePathOutlivesAChangeOfDirectory) {
+    const TemporaryFile data(5000);
+    const std::filesystem::path before = std::filesystem::current_path(), path = data.path();
+    std::filesystem::current_path(path.parent_path());
+    const auto file = File::open(path.filename(), GetParam());
+    std::filesystem::current_path("/");
+    EXPECT_NO_THROW(file->check_unchanged());
+    std::filesystem::current_path(before);
+    EXPECT_EQ(file->path(), data.path());
 }
 
 TEST_P(FileWatch, ASymbolicLinkIsFollowedAndWatched) {
