@@ -7,6 +7,7 @@
 #include <pthread.h>
 
 #include <atomic>
+#include <system_error>
 #include <utility>
 
 #include "base/error.h"
@@ -75,13 +76,23 @@ struct ThreadPool::State {
 ThreadPool::ThreadPool(int threads) : threads_(threads), state_(std::make_unique<State>()) {
     require(threads >= 1, ErrorKind::usage, "threads must be at least 1, got ", threads);
     workers_.reserve(static_cast<std::size_t>(threads - 1));
-    for (int worker = 1; worker < threads; ++worker) {
-        workers_.emplace_back([state = state_.get(), worker] { state->serve(worker); });
-        ::pthread_setname_np(workers_.back().native_handle(), "moestro-cpu");
+    try {
+        for (int worker = 1; worker < threads; ++worker) {
+            workers_.emplace_back([state = state_.get(), worker] { state->serve(worker); });
+            ::pthread_setname_np(workers_.back().native_handle(), "moestro-cpu");
+        }
+    } catch (const std::system_error& error) {
+        stop();
+        fail(ErrorKind::unsupported, "the system refused thread ", workers_.size() + 2, " of ", threads,
+             " for computing (", error.what(), "): choose fewer threads");
     }
 }
 
 ThreadPool::~ThreadPool() {
+    stop();
+}
+
+void ThreadPool::stop() {
     {
         std::lock_guard lock(state_->mutex);
         state_->stop = true;

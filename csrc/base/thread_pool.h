@@ -14,7 +14,8 @@ namespace moestro {
 
 class ThreadPool {
   public:
-    // `threads` >= 1 counts the caller: a pool of 1 starts no thread. Throws Error(usage) otherwise.
+    // `threads` >= 1 counts the caller: a pool of 1 starts no thread. Throws Error(usage) otherwise, and
+    // Error(unsupported) when the system refuses that many.
     explicit ThreadPool(int threads);
     ~ThreadPool();
     ThreadPool(const ThreadPool&) = delete;
@@ -39,6 +40,7 @@ class ThreadPool {
     struct State;
     using Thunk = void (*)(void* context, std::int64_t item, int worker);
     void run(std::int64_t items, Thunk thunk, void* context);
+    void stop();
 
     int threads_;
     std::unique_ptr<State> state_;

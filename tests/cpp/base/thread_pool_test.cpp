@@ -1,13 +1,18 @@
 #include "base/thread_pool.h"
 
 #include <gtest/gtest.h>
+#include <pthread.h>
+#include <sys/resource.h>
+#include <unistd.h>
 #include <xmmintrin.h>
 
 #include <atomic>
 #include <chrono>
+#include <fstream>
 #include <mutex>
 #include <set>
 #include <stdexcept>
+#include <string>
 #include <thread>
 #include <vector>
 
@@ -164,6 +169,32 @@ TEST(ThreadPool, FewerThanOneThreadIsRefused) {
             EXPECT_EQ(error.kind(), ErrorKind::usage);
         }
     }
+}
+
+// In a process of its own: threads with stacks of 1 GiB, and addresses for only a few of them.
+void ask_for_more_threads_than_there_are() {
+    pthread_attr_t attributes;
+    ::pthread_attr_init(&attributes);
+    ::pthread_attr_setstacksize(&attributes, std::size_t{1} << 30);
+    ::pthread_setattr_default_np(&attributes);
+    std::size_t pages = 0;
+    std::ifstream("/proc/self/statm") >> pages;
+    rlimit addresses{};
+    ::getrlimit(RLIMIT_AS, &addresses);
+    addresses.rlim_cur = pages * static_cast<std::size_t>(::sysconf(_SC_PAGESIZE)) + (std::size_t{9} << 29);
+    ::setrlimit(RLIMIT_AS, &addresses);
+    try {
+        const ThreadPool pool(16);
+    } catch (const Error& error) {
+        const bool named = std::string(error.what()).find("of 16 for computing") != std::string::npos;
+        ::_exit(error.kind() == ErrorKind::unsupported && named ? 7 : 1);
+    }
+    ::_exit(2);
+}
+
+TEST(ThreadPoolDeathTest, ThreadsTheSystemRefusesAreAnError) {
+    GTEST_FLAG_SET(death_test_style, "threadsafe");
+    EXPECT_EXIT(ask_for_more_threads_than_there_are(), testing::ExitedWithCode(7), "");
 }
 
 TEST(ThreadPool, OneThreadIsTheCaller) {
