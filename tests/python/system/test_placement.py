@@ -3,6 +3,7 @@ one-chunk run of the same format; every row with part of the memory must have ev
 
 from __future__ import annotations
 
+import random
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -151,6 +152,34 @@ def test_logits_are_the_same_bits(
             assert stats.evictions > 0
             assert stats.misses > 0
     np.testing.assert_array_equal(got, plain(model, kind))
+
+
+@pytest.mark.parametrize("seed", range(24))
+def test_any_combination_gives_the_same_bits(
+    seed: int,
+    stored: Callable[[str, str], Path],
+    plain: Callable[[str, str], Any],
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """The placements above change one or two things; here everything varies at once."""
+    draw = random.Random(seed)
+    model, kind = draw.choice(MODELS), draw.choice(FORMATS)
+    isa = draw.choice([name for name in ("scalar", "avx2", "avx512") if isa_usable(name)])
+    settings = {
+        "threads": draw.choice((1, 2)),
+        "prefill_chunk": draw.choice((1, 7, 64, len(TOKENS))),
+        "io": draw.choice(("io_uring", "threads")),
+        "verify": draw.choice(("first", "always", "never")),
+        **draw.choice(
+            ({"host_memory": "min"}, *({"expert_slots": of(experts_of(model))} for of in (two, quarter, half)))
+        ),
+    }
+    monkeypatch.setenv("MOESTRO_ISA", isa)
+    with load(stored(model, kind), **settings) as llm:
+        got, stats = llm.logits(TOKENS), stats_of(llm)
+        assert (llm.report().isa, llm.report().reader) == (isa, settings["io"])
+    assert stats.evictions > 0 and stats.misses > 0
+    np.testing.assert_array_equal(got, plain(model, kind), err_msg=f"{model}, {kind}, {isa}, {settings}")
 
 
 @pytest.mark.parametrize("kind", ("bf16", "f32"))
