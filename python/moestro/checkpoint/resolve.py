@@ -17,7 +17,8 @@ from moestro.errors import CheckpointError, StorageError, UsageError
 
 # What a model needs; never pickles, scripts or the same weights in other shapes.
 _PATTERNS = ("*.safetensors", "*.json", "*.jinja", "tokenizer*", "*.model")
-_IGNORED = ("*/*",)  # side folders hold other variants (original/, onnx/, ...)
+# Side folders hold other variants (original/, onnx/, ...); consolidated files hold the same weights a second time.
+_IGNORED = ("*/*", "consolidated*")
 
 _REPOSITORY = re.compile(r"[A-Za-z0-9][\w.-]*(/[A-Za-z0-9][\w.-]*)?", re.ASCII)
 
@@ -105,7 +106,8 @@ def _remote_files(model: str) -> list[tuple[str, int]]:
 
 
 def _is_wanted(name: str) -> bool:
-    return "/" not in name and any(fnmatch(name, pattern) for pattern in _PATTERNS)
+    wanted, ignored = (any(fnmatch(name, pattern) for pattern in patterns) for patterns in (_PATTERNS, _IGNORED))
+    return wanted and not ignored
 
 
 def _in_cache(model: str, name: str) -> bool:

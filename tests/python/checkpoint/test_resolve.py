@@ -15,7 +15,13 @@ from moestro.checkpoint import disk_space
 from moestro.checkpoint.resolve import is_complete, resolve_model
 from moestro.errors import CheckpointError, StorageError, UsageError
 
-FILES = {"config.json": 10, "model.safetensors": 1000, "pytorch_model.bin": 9999, "original/model.safetensors": 9999}
+FILES = {
+    "config.json": 10,
+    "model.safetensors": 1000,
+    "pytorch_model.bin": 9999,
+    "original/model.safetensors": 9999,
+    "consolidated.safetensors": 9999,
+}
 
 
 @pytest.fixture
@@ -53,7 +59,8 @@ def hub(monkeypatch: pytest.MonkeyPatch, files: dict[str, int], error: Exception
         if settings.get("local_files_only"):
             return real(name, cache_dir=constants.HF_HUB_CACHE, **settings)
         downloads.append(settings)
-        return str(cached(Path(constants.HF_HUB_CACHE), name, {"config.json": "{}", "model.safetensors": ""}))
+        names = huggingface_hub.utils.filter_repo_objects(files, **settings)
+        return str(cached(Path(constants.HF_HUB_CACHE), name, dict.fromkeys(names, "{}")))
 
     monkeypatch.setattr(huggingface_hub.HfApi, "model_info", model_info)
     monkeypatch.setattr(huggingface_hub, "snapshot_download", snapshot_download)
@@ -102,8 +109,8 @@ def test_downloads_only_what_is_needed(cache: Path, monkeypatch: pytest.MonkeyPa
     downloads, said = hub(monkeypatch, FILES), []
     directory = resolve_model("org/new", said.append)
     assert is_complete(directory)
-    assert len(downloads) == 1 and "*.safetensors" in downloads[0]["allow_patterns"]
-    assert not any("bin" in pattern for pattern in downloads[0]["allow_patterns"])
+    assert len(downloads) == 1
+    assert sorted(path.name for path in directory.iterdir()) == ["config.json", "model.safetensors"]
     assert len(said) == 1 and "org/new" in said[0]
 
 
@@ -113,6 +120,12 @@ def test_disk_is_checked_before_downloading(cache: Path, monkeypatch: pytest.Mon
     with pytest.raises(StorageError, match=r"needs 5\.00 GiB.*4\.25 GiB are missing"):
         resolve_model("org/large")
     assert downloads == []
+
+
+def test_what_is_not_downloaded_needs_no_room(cache: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    hub(monkeypatch, FILES | {"consolidated.safetensors": 5 << 30, "original/model.safetensors": 5 << 30})
+    monkeypatch.setattr(disk_space.shutil, "disk_usage", lambda _: SimpleNamespace(free=1 << 30))
+    assert is_complete(resolve_model("org/twice"))
 
 
 def test_pickle_only_repository_is_refused(cache: Path, monkeypatch: pytest.MonkeyPatch) -> None:
