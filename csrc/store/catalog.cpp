@@ -26,10 +26,9 @@ void check_parts(const ExpertLayer& layer) {
     std::size_t end = 0;
     for (std::size_t i = 0; i < parts.size(); ++i) {
         const Part& part = *parts[i];
-        require(part.offset % quant::kPartAlign == 0 && part.offset >= end &&
-                    part.offset + part.spec.bytes() <= layer.record_bytes,
-                ErrorKind::usage, "layer ", layer.layer, ": ", kPartNames[i], " of ", part.spec.bytes(),
-                " bytes at offset ", part.offset, " does not fit a record of ", layer.record_bytes,
+        require(part.offset >= end && fits_record(part, layer.record_bytes), ErrorKind::usage, "layer ", layer.layer,
+                ": ", kPartNames[i], " of ", part.spec.bytes(), " bytes at offset ", part.offset,
+                " does not fit a record of ", layer.record_bytes,
                 " bytes behind the part before it (offsets are multiples of 64)");
         end = part.offset + part.spec.bytes();
     }
@@ -68,6 +67,11 @@ void check_layer(const ExpertLayer& layer, const Files& files) {
 }
 
 }  // namespace
+
+bool fits_record(const Part& part, std::size_t record_bytes) {
+    const std::size_t bytes = part.spec.bytes();
+    return part.offset % quant::kPartAlign == 0 && bytes <= record_bytes && part.offset <= record_bytes - bytes;
+}
 
 void require_inside(const io::File& file, std::uint64_t offset, std::uint64_t bytes, const std::string& what) {
     require(offset <= file.size() && bytes <= file.size() - offset, ErrorKind::checkpoint, what, ": ", bytes,

@@ -53,6 +53,8 @@ struct ExpertLayer {
 
 using Files = std::vector<std::shared_ptr<const io::File>>;
 
+// Whether the part is aligned and lies inside a record of so many bytes.
+bool fits_record(const Part& part, std::size_t record_bytes);
 // Throws Error(checkpoint) naming `what` when the bytes do not lie inside the file.
 void require_inside(const io::File& file, std::uint64_t offset, std::uint64_t bytes, const std::string& what);
 // Throws Error(usage) when there is no file of that index.

@@ -17,7 +17,12 @@ class CheckpointSource final : public RecordSource {
   public:
     CheckpointSource(std::shared_ptr<const Catalog> catalog, io::Reader& reader, memory::Staging& staging,
                      ThreadPool& pool, const Clock& clock)
-        : catalog_(std::move(catalog)), rows_(reader, staging, pool, clock) {}
+        : catalog_(std::move(catalog)), rows_(reader, staging, pool, clock) {
+        // Now, and never when a record was given its slot and nobody could tell its cache any more.
+        for (const ExpertLayer& layer : catalog_->layers())
+            for (std::size_t expert = 0; expert < layer.slices.size(); ++expert)
+                for (std::size_t part = 0; part < kParts; ++part) rows_.require_room(job(layer, expert, part));
+    }
 
     void start(ExpertId id, std::byte* slot, bool urgent) override {
         if (free_.empty()) {
@@ -29,14 +34,12 @@ class CheckpointSource final : public RecordSource {
         pending_[record] = {id, kParts, {}};
         const ExpertLayer& layer = catalog_->layer(id.layer);
         for (std::size_t part = 0; part < kParts; ++part) {
-            const TensorSlice& slice = layer.slices[static_cast<std::size_t>(id.expert)][part];
             const Part& into = *layer.parts()[part];
-            rows_.push({.file = catalog_->files()[static_cast<std::size_t>(slice.file)],
-                        .slice = slice,
-                        .panel_rows = into.spec.panel_rows(),
-                        .consume = pack_into(into.spec, slot + into.offset),
-                        .tag = record * kParts + part,
-                        .urgent = urgent});
+            RowJob rows = job(layer, static_cast<std::size_t>(id.expert), part);
+            rows.consume = pack_into(into.spec, slot + into.offset);
+            rows.tag = record * kParts + part;
+            rows.urgent = urgent;
+            rows_.push(std::move(rows));
         }
     }
 
@@ -61,6 +64,14 @@ class CheckpointSource final : public RecordSource {
         std::size_t parts_left = 0;
         std::optional<Error> error;
     };
+
+    RowJob job(const ExpertLayer& layer, std::size_t expert, std::size_t part) const {
+        const TensorSlice& slice = layer.slices[expert][part];
+        return {.file = catalog_->files()[static_cast<std::size_t>(slice.file)],
+                .slice = slice,
+                .panel_rows = layer.parts()[part]->spec.panel_rows(),
+                .consume = {}};
+    }
 
     void deliver(std::vector<Arrival>& out) {
         for (const RowsDone& done : done_) {

@@ -53,7 +53,8 @@ class RecordSource {
 enum class Verify : std::uint8_t { first, always, never };  // first: when it is first read
 Verify parse_verify(std::string_view text);                 // throws Error(usage) naming the known ones
 
-// All arguments but the catalog are borrowed and must outlive the source.
+// All arguments but the catalog are borrowed and must outlive the source. A checkpoint source throws Error(unsupported)
+// when a panel of some expert is larger than staging.
 std::unique_ptr<RecordSource> make_packed_source(std::shared_ptr<const Catalog> catalog, io::Reader& reader,
                                                  ThreadPool& pool, Verify verify, const Clock& clock);
 std::unique_ptr<RecordSource> make_checkpoint_source(std::shared_ptr<const Catalog> catalog, io::Reader& reader,

@@ -46,11 +46,15 @@ std::function<void(const quant::Source&, std::int32_t)> pack_into(const quant::M
 RowReader::RowReader(io::Reader& reader, memory::Staging& staging, ThreadPool& pool, const Clock& clock)
     : reader_(reader), staging_(staging), pool_(pool), clock_(clock) {}
 
-void RowReader::push(RowJob job) {
+void RowReader::require_room(const RowJob& job) const {
     const std::size_t panel_bytes = job.slice.row_bytes() * static_cast<std::size_t>(job.panel_rows);
     require(panel_bytes + 2 * job.file->alignment() <= staging_.capacity(), ErrorKind::unsupported, job.panel_rows,
             " rows of a [", job.slice.rows, ", ", job.slice.cols, "] matrix of ", job.file->path(), " are ",
             bytes_text(panel_bytes), ", more than staging holds (", bytes_text(staging_.capacity()), ")");
+}
+
+void RowReader::push(RowJob job) {
+    require_room(job);
     const std::size_t index = take_index(jobs_, free_jobs_);
     (job.urgent ? urgent_ : normal_).push_back(index);
     jobs_[index] = {.wanted = std::move(job), .next_row = 0, .chunks = 0, .error = {}};

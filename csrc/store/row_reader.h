@@ -48,7 +48,8 @@ class RowReader {
     RowReader(io::Reader& reader, memory::Staging& staging, ThreadPool& pool, const Clock& clock);
 
     // Throws Error(unsupported) when a panel of the matrix is larger than staging.
-    void push(RowJob job);
+    void require_room(const RowJob& job) const;
+    void push(RowJob job);                  // throws as require_room does
     void flush();                           // hands chunks to the reader as far as staging has room
     void poll(std::vector<RowsDone>& out);  // flushes, consumes what has arrived, appends jobs that are over
     void wait(std::vector<RowsDone>& out);  // the same, blocking until a read has finished. REQUIRES in_flight() > 0

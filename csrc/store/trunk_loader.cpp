@@ -38,10 +38,9 @@ void check_record(const std::string& name, const RecordExtent& extent, std::span
             " biases were expected, got ", biases.size());
     for (std::size_t i = 0; i < parts.size(); ++i) {
         const Part& part = parts[i];
-        const std::size_t bytes = part.spec.bytes();
-        require(part.offset % quant::kPartAlign == 0 && bytes <= extent.bytes && part.offset <= extent.bytes - bytes,
-                ErrorKind::usage, name, ": part ", i, " of ", bytes, " bytes at offset ", part.offset,
-                " does not fit a record of ", extent.bytes, " bytes (offsets are multiples of 64)");
+        require(fits_record(part, extent.bytes), ErrorKind::usage, name, ": part ", i, " of ", part.spec.bytes(),
+                " bytes at offset ", part.offset, " does not fit a record of ", extent.bytes,
+                " bytes (offsets are multiples of 64)");
         if (!biases.empty()) check_bias(name, biases[i], part.spec.rows);
     }
 }

@@ -51,6 +51,7 @@ TEST(Catalog, RefusesWhatContradictsItself) {
     refused([](Layers& layers) { layers[1].down.spec.cols = 41; }, "down [hidden, intermediate]");
     refused([](Layers& layers) { layers[1].up.offset += 1; }, "multiples of 64");
     refused([](Layers& layers) { layers[1].up.offset = 0; }, "up of");
+    refused([](Layers& layers) { layers[1].down.offset = ~std::size_t{63}; }, "does not fit a record");
     refused([](Layers& layers) { layers[1].record_bytes -= 4096; }, "does not fit a record");
     refused([](Layers& layers) { layers[1].records[2].bytes += 4096; }, "layer 3, expert 2");
     refused([](Layers& layers) { layers[1].records[2].offset += 512; }, "multiple of 4096");
