@@ -6,6 +6,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
+from moestro import _core
 from moestro.checkpoint.store_format import (
     EMBED_CHECKSUMS,
     MANIFEST_FILE,
@@ -14,8 +15,11 @@ from moestro.checkpoint.store_format import (
     StoreManifest,
     read_manifest,
 )
+from moestro.checkpoint.weights import CORE_TYPES
 from moestro.errors import CheckpointError
-from moestro.models.spec import DenseSpec, LayerSpec, ModelSpec
+from moestro.models.registry import supported_model_types
+from moestro.models.rope import ROPE_TYPES
+from moestro.models.spec import DenseSpec, LayerSpec, ModelSpec, MoeSpec
 from moestro.models.spec_json import spec_from_json
 
 # name, rows, cols
@@ -32,12 +36,34 @@ class PackedModel:
 def open_store(directory: Path) -> PackedModel:
     """Reads moestro.json. Raises CheckpointError when it is broken, or when its matrices are not those of its model."""
     manifest = read_manifest(directory)
-    where = str(directory / MANIFEST_FILE)
+    return PackedModel(directory, model_of(manifest, str(directory / MANIFEST_FILE)), manifest)
+
+
+def model_of(manifest: StoreManifest, where: str) -> ModelSpec:
+    """The model that a manifest describes, held against its matrices. Raises CheckpointError naming what is wrong."""
     spec = spec_from_json(manifest.model, f"{where}: model")
-    problems = list(_problems(spec, manifest))
+    problems = list(_impossible_values(spec)) or list(_problems(spec, manifest)) or list(_wrong_sizes(manifest))
     if problems:
         raise CheckpointError(f"{where}: {'; '.join(problems[:4])}: pack the model again")
-    return PackedModel(directory, spec, manifest)
+    return spec
+
+
+def _impossible_values(spec: ModelSpec) -> Iterator[str]:
+    """What no family would have written; config.json is checked by the families, this is read back from a file."""
+    rope, mixtures = spec.rope, [layer.mlp for layer in spec.layers if isinstance(layer.mlp, MoeSpec)]
+    checks = {
+        "model_type": spec.model_type in supported_model_types(),
+        "activation": spec.activation == "silu",
+        "dtype": spec.dtype in CORE_TYPES.values(),
+        "num_kv_heads": spec.num_kv_heads > 0 and spec.num_heads % spec.num_kv_heads == 0,
+        "head_dim": spec.head_dim > 0 and spec.head_dim % 2 == 0,
+        "rms_norm_eps": spec.rms_norm_eps >= 0,
+        "max_position_embeddings": spec.max_position_embeddings > 0,
+        "sliding_window": all(layer.sliding_window is None or layer.sliding_window > 0 for layer in spec.layers),
+        "num_experts_per_tok": all(1 <= moe.num_experts_per_tok <= moe.num_experts for moe in mixtures),
+        "rope": rope.type in ROPE_TYPES and rope.theta > 0 and rope.factor > 0,
+    }
+    yield from (f"model: {name} is impossible or unknown" for name, possible in checks.items() if not possible)
 
 
 def _problems(spec: ModelSpec, manifest: StoreManifest) -> Iterator[str]:
@@ -53,6 +79,16 @@ def _problems(spec: ModelSpec, manifest: StoreManifest) -> Iterator[str]:
     expected = dict.fromkeys(_plain_shapes(spec))
     yield from (f"{shape[0]} should be {list(shape[1:])}" for shape in expected if found.get(shape[0]) != shape)
     yield from (f"{shape[0]} is not part of the model" for shape in found.values() if shape not in expected)
+
+
+def _wrong_sizes(manifest: StoreManifest) -> Iterator[str]:
+    """Of matrices whose shapes are right."""
+    parts = [part for record in manifest.head for part in record.parts]
+    for layer in manifest.layers:
+        parts += (*layer.trunk.parts, *(layer.experts.parts if layer.experts else ()))
+    for part in parts:
+        if part.nbytes != _core.matrix_bytes(part.format, part.scale, part.rows, part.cols):
+            yield f"{part.name} has {part.nbytes} bytes, which is not [{part.rows}, {part.cols}] in {part.format}"
 
 
 def _layer_problems(spec: ModelSpec, layer: StoreLayer, wanted: LayerSpec, where: str) -> Iterator[str]:

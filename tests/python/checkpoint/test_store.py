@@ -17,6 +17,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from safetensors import safe_open
 
+from moestro import _core
 from moestro.checkpoint.inspect import summarise_checkpoint, summarise_store
 from moestro.checkpoint.safetensors_index import read_header
 from moestro.checkpoint.safetensors_writer import SafetensorsWriter, TensorEntry, lay_out
@@ -32,19 +33,11 @@ from moestro.checkpoint.store_format import (
 )
 from moestro.checkpoint.store_plan import PartFormat, PlannedTensor, StorePlan, plan_store
 from moestro.errors import CheckpointError, StorageError, UsageError
-from moestro.models.packed import open_store
+from moestro.models.packed import model_of, open_store
 from moestro.models.registry import open_checkpoint
 from moestro.models.spec_json import spec_to_json
 
 Checkpoints = Callable[[str], Path]
-
-
-def matrix_bytes(format_: str, scale: str, rows: int, cols: int) -> int:
-    """A stand-in for the core's: sizes only have to be plausible here."""
-    bits = {"f32": 32, "bf16": 16, "q8": 8, "q4": 4}[format_]
-    scales = {"none": 0, "f16": 2, "bf16": 2, "f32": 4}[scale]
-    padded_rows, padded_cols = -(-rows // 32) * 32, -(-cols // 32) * 32
-    return -(-(padded_rows * (padded_cols * bits // 8 + padded_cols // 32 * scales)) // 64) * 64
 
 
 def choose(layer: int | None, part: str) -> PartFormat:
@@ -55,7 +48,7 @@ def choose(layer: int | None, part: str) -> PartFormat:
 
 def planned(directory: Path, **sizes: int) -> StorePlan:
     found = open_checkpoint(directory)
-    return plan_store(spec_to_json(found.spec), found.config, found.weights, choose, matrix_bytes, **sizes)
+    return plan_store(spec_to_json(found.spec), found.config, found.weights, choose, _core.matrix_bytes, **sizes)
 
 
 def content(tensor: PlannedTensor) -> bytes:
@@ -152,7 +145,9 @@ def test_parts_describe_their_matrices(tiny_checkpoint: Checkpoints, tmp_path: P
         ("up", 37, 70),
         ("down", 70, 37),
     ]
-    assert all(part.nbytes == matrix_bytes(part.format, part.scale, part.rows, part.cols) for part in experts.parts)
+    assert all(
+        part.nbytes == _core.matrix_bytes(part.format, part.scale, part.rows, part.cols) for part in experts.parts
+    )
     assert manifest.tensor("layers.0.q_bias").dtype == "BF16"
     with pytest.raises(CheckpointError, match="nothing"):
         manifest.tensor("nothing")
@@ -166,7 +161,11 @@ def test_fingerprint_follows_the_formats(tiny_checkpoint: Checkpoints) -> None:
 
     def plan(scale: str) -> StorePlan:
         return plan_store(
-            spec_to_json(found.spec), found.config, found.weights, lambda *_: PartFormat("q8", scale), matrix_bytes
+            spec_to_json(found.spec),
+            found.config,
+            found.weights,
+            lambda *_: PartFormat("q8", scale),
+            _core.matrix_bytes,
         )
 
     assert plan("f16").fingerprint == plan("f16").fingerprint != plan("bf16").fingerprint
@@ -217,6 +216,17 @@ def model_damages() -> Iterator[Callable[[dict[str, Any]], Any]]:
     yield lambda m: m["model"].update(vocab_size="131")
     yield lambda m: m["model"].pop("rope")
     yield lambda m: m["model"]["layers"][0]["mlp"].update(num_experts=9)
+    yield lambda m: m["model"]["layers"][0]["mlp"].update(num_experts_per_tok=99)
+    yield lambda m: m["model"]["layers"][0].update(sliding_window=-3)
+    yield lambda m: m["model"]["rope"].update(type="spiral")
+    yield lambda m: m["model"]["rope"].update(theta=-5.0)
+    yield lambda m: m["model"].update(dtype="q7")
+    yield lambda m: m["model"].update(activation="gelu")
+    yield lambda m: m["model"].update(model_type="grok")
+    yield lambda m: m["model"].update(num_kv_heads=0)
+    yield lambda m: m["model"].update(max_position_embeddings=-1)
+    yield lambda m: m["layers"][0]["trunk"]["parts"][0].update(format="q4")
+    yield lambda m: m["layers"][0]["experts"]["parts"][2].update(nbytes=64)
     yield lambda m: m["model"]["layers"][0].update(mlp={"intermediate_size": 93})
 
 
@@ -254,7 +264,7 @@ def test_no_manifest_crashes_the_reader(data: st.DataObject, tiny_checkpoint: Ch
         node[key] = data.draw(st.one_of(junk, st.lists(junk, max_size=3), st.dictionaries(st.text(max_size=3), junk)))
         break
     try:
-        parse_manifest(values)
+        model_of(parse_manifest(values), MANIFEST_FILE)
     except CheckpointError as error:
         assert "moestro.json" in str(error)
 
