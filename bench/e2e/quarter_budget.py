@@ -16,7 +16,7 @@ import statistics
 import subprocess
 import sys
 import time
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
 
@@ -29,33 +29,19 @@ from moestro.pack import pack_checkpoint
 from moestro.plan.machine import cpu_name
 from moestro.threads import default_threads
 
-SHAPES = {
-    "demo": SHAPE,
-    "4gb": Shape(
-        hidden=1024,
-        layers=14,
-        heads=16,
-        kv_heads=4,
-        head_dim=128,
-        experts=64,
-        experts_per_token=8,
-        expert_width=768,
-        context=4096,
-        vocab=32000,
-    ),
-    "8gb": Shape(
-        hidden=1024,
-        layers=24,
-        heads=16,
-        kv_heads=4,
-        head_dim=128,
-        experts=64,
-        experts_per_token=8,
-        expert_width=768,
-        context=4096,
-        vocab=32000,
-    ),
-}
+_LARGE = Shape(
+    hidden=1024,
+    layers=24,
+    heads=16,
+    kv_heads=4,
+    head_dim=128,
+    experts=64,
+    experts_per_token=8,
+    expert_width=768,
+    context=4096,
+    vocab=32000,
+)
+SHAPES = {"demo": SHAPE, "4gb": replace(_LARGE, layers=14), "8gb": _LARGE}
 
 
 def quiet(done: int, total: int) -> None:
