@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 
 from moestro.checkpoint.store_plan import PartFormat, PlannedTensor
-from moestro.checkpoint.weights import ModelWeights, TensorSlice
+from moestro.checkpoint.weights import ModelWeights, TensorSlice, kept_format
 from moestro.errors import UsageError
 
 FORMATS = ("auto", "f32", "bf16", "q8", "q4")
@@ -34,7 +34,7 @@ class PackFormats:
 
     def __call__(self, layer: int | None, part: str) -> PartFormat:
         wanted = self._experts if part.startswith("experts.") else self._trunk
-        format = _keeping(self._sources(layer, part)) if wanted == "auto" else wanted
+        format = kept_format(self._sources(layer, part)) if wanted == "auto" else wanted
         if format not in INTEGER_FORMATS:
             return PartFormat(format, "none")
         return PartFormat(format, "f32" if (layer, part) in self._wide else "f16")
@@ -56,7 +56,3 @@ def matrix_class(tensor: PlannedTensor, part: str) -> MatrixClass:
     if words[0] == "head":
         return None, "head"
     return int(words[1]), f"experts.{part}" if words[2] == "experts" else part
-
-
-def _keeping(sources: Iterator[TensorSlice]) -> str:
-    return "bf16" if all(source.core_type == "bf16" for source in sources) else "f32"

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -31,6 +31,11 @@ class TensorSlice:
     def core_type(self) -> str:
         """ "f32" | "bf16" | "f16"."""
         return CORE_TYPES[self.dtype]
+
+
+def kept_format(tensors: Iterable[TensorSlice]) -> str:
+    """What format "auto" means: the one that keeps every value of all of them."""
+    return "bf16" if all(tensor.core_type == "bf16" for tensor in tensors) else "f32"
 
 
 @dataclass(frozen=True, slots=True)

@@ -7,7 +7,7 @@ from collections.abc import Mapping
 import numpy as np
 
 from moestro._core import F32, Matrix, Runtime
-from moestro.checkpoint.weights import GatedMlpTensors, ModelWeights, TensorSlice
+from moestro.checkpoint.weights import GatedMlpTensors, ModelWeights, TensorSlice, kept_format
 from moestro.errors import CheckpointError
 from moestro.layers.embedding import EmbeddingTable
 from moestro.models.resident import Progress
@@ -16,22 +16,14 @@ from moestro.models.vectors import read_vector, vector_bytes
 ExpertPlaces = tuple[TensorSlice, TensorSlice, TensorSlice]  # gate, up, down
 
 
-def kept_format(dtype: str) -> str:
-    """The format that keeps every value of a source type ("f32" | "bf16" | "f16")."""
-    return "bf16" if dtype == "bf16" else "f32"
-
-
 def expert_format(wanted: str, expert: GatedMlpTensors) -> str:
     """The format of a layer's records: `wanted`, or for "auto" the one that keeps gate, up and down alike."""
-    if wanted != "auto":
-        return wanted
-    kept = {kept_format(tensor.core_type) for tensor in (expert.gate, expert.up, expert.down)}
-    return "bf16" if kept == {"bf16"} else "f32"
+    return kept_format((expert.gate, expert.up, expert.down)) if wanted == "auto" else wanted
 
 
 def trunk_format(wanted: str, tensor: TensorSlice) -> str:
     """The format of a matrix of the trunk: `wanted`, or for "auto" the one that keeps its values."""
-    return kept_format(tensor.core_type) if wanted == "auto" else wanted
+    return kept_format((tensor,)) if wanted == "auto" else wanted
 
 
 class CheckpointSource:

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 
 from moestro import _core
+from moestro.checkpoint.pack_formats import INTEGER_FORMATS
 from moestro.checkpoint.store_format import EMBED_CHECKSUMS, StoreManifest
 from moestro.checkpoint.weights import GatedMlpTensors, ModelWeights, TensorSlice
 from moestro.models.checkpoint_source import expert_format, trunk_format
@@ -13,7 +14,6 @@ from moestro.models.vectors import vector_bytes
 from moestro.plan.footprint import Footprint
 
 _PAGE = 4096  # matrices start on pages of their own, and records are whole pages
-_INTEGER = frozenset({"q8", "q4"})
 
 
 def make_footprint(
@@ -34,11 +34,11 @@ def make_footprint(
         kv_heads=spec.num_kv_heads,
         head_dim=spec.head_dim,
         dense_width=max(dense, default=0),
-        trunk_integer=bool(trunk_formats & _INTEGER),
+        trunk_integer=not trunk_formats.isdisjoint(INTEGER_FORMATS),
         experts=max((layer.num_experts for layer in moe), default=0),
         top_k=max((layer.num_experts_per_tok for layer in moe), default=0),
         expert_width=max((layer.intermediate_size for layer in moe), default=0),
-        experts_integer=bool(expert_formats & _INTEGER),
+        experts_integer=not expert_formats.isdisjoint(INTEGER_FORMATS),
         dtype=spec.dtype,
         max_len=spec.context_length,
     )
