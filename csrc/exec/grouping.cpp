@@ -1,6 +1,7 @@
 #include "exec/grouping.h"
 
 #include "base/error.h"
+#include "base/exact.h"
 
 namespace moestro::exec {
 
@@ -23,8 +24,8 @@ void Grouping::group(const std::int32_t* ids, int rows, int top_k, int experts) 
         next = begin_[begin_.size() - 2];
     }
 
-    rows_.resize(pairs);
-    places_.resize(pairs);
+    resize_exactly(rows_, pairs);
+    resize_exactly(places_, pairs);
     for (std::size_t pair = 0; pair < pairs; ++pair) {
         const std::int32_t place = next_[static_cast<std::size_t>(ids[pair])]++;
         rows_[static_cast<std::size_t>(place)] = static_cast<std::int32_t>(pair / static_cast<std::size_t>(top_k));

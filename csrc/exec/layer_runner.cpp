@@ -155,9 +155,6 @@ void LayerRunner::prepare(const Submission& submission) {
         outputs_ = {};  // before the larger one: never both
         outputs_ = PageBuffer(bytes);
     }
-    // Exactly what scratch_bytes promises: a vector that grows by itself may take twice as much.
-    mlp_.hidden.reserve(static_cast<std::size_t>(piece_pairs_at_most(submission.rows_, submission.top_k_)) *
-                        static_cast<std::size_t>(submission.layer_->gate.spec.rows));
     activations_.prepare(compute_, submission.x_, submission.rows_, hidden, integer(*submission.layer_));
 }
 

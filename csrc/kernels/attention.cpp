@@ -4,6 +4,7 @@
 #include <limits>
 
 #include "base/error.h"
+#include "base/exact.h"
 #include "base/types.h"
 #include "kernels/ops.h"
 #include "kernels/table.h"
@@ -101,7 +102,7 @@ void fold(const Table& table, const AttentionJob& job, const Shape& shape, Head 
 void attend_whole(Compute& compute, const AttentionJob& job, const Shape& shape, AttentionScratch& scratch) {
     const std::size_t worker_floats = 2 * shape.group_floats();
     const std::size_t needed = static_cast<std::size_t>(compute.pool().threads()) * worker_floats;
-    if (scratch.states.size() < needed) scratch.states.resize(needed);
+    if (scratch.states.size() < needed) resize_exactly(scratch.states, needed);
     compute.pool().parallel_for(
         static_cast<std::int64_t>(job.rows) * job.layout.kv_heads, [&](std::int64_t item, int worker) {
             const Head head = head_at(job, item);
@@ -120,7 +121,7 @@ void attend_by_segment(Compute& compute, const AttentionJob& job, const Shape& s
     const std::int64_t heads = static_cast<std::int64_t>(job.rows) * job.layout.kv_heads;
     const std::size_t head_floats = static_cast<std::size_t>(span + 1) * shape.group_floats();
     const std::size_t needed = static_cast<std::size_t>(heads) * head_floats;
-    if (scratch.states.size() < needed) scratch.states.resize(needed);
+    if (scratch.states.size() < needed) resize_exactly(scratch.states, needed);
     const auto states_of = [&](std::int64_t item, std::int64_t segment) {
         return scratch.states.data() + static_cast<std::size_t>(item) * head_floats +
                static_cast<std::size_t>(segment) * shape.group_floats();

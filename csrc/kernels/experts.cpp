@@ -3,6 +3,7 @@
 #include <algorithm>
 
 #include "base/error.h"
+#include "base/exact.h"
 #include "base/types.h"
 #include "kernels/ops.h"
 #include "kernels/panels.h"
@@ -141,7 +142,7 @@ void experts(Compute& compute, const Activations& x, std::span<const ExpertJob> 
     if (jobs.empty()) return;
     const Totals totals = measure(x, jobs);
     const int width = jobs[0].mlp.gate.spec.rows;
-    scratch.hidden.resize(static_cast<std::size_t>(totals.pairs) * static_cast<std::size_t>(width));
+    resize_exactly(scratch.hidden, static_cast<std::size_t>(totals.pairs) * static_cast<std::size_t>(width));
     hidden_stage(compute, x, jobs, totals, scratch.hidden.data());
     scratch.hidden_act.prepare(compute, scratch.hidden.data(), static_cast<int>(totals.pairs), width,
                                totals.integer_down);

@@ -1,6 +1,7 @@
 #include <algorithm>
 
 #include "base/error.h"
+#include "base/exact.h"
 #include "base/types.h"
 #include "kernels/ops.h"
 #include "kernels/panels.h"
@@ -16,9 +17,9 @@ void Activations::prepare(Compute& compute, const float* input, int row_count, i
     has_codes = integer;
     if (!integer) return;
     const auto group_count = static_cast<std::size_t>(rows) * static_cast<std::size_t>(groups);
-    codes.resize(group_count * quant::kGroup);
-    scales.resize(group_count);
-    sums.resize(group_count);
+    resize_exactly(codes, group_count * quant::kGroup);
+    resize_exactly(scales, group_count);
+    resize_exactly(sums, group_count);
     compute.pool().parallel_for(rows, [&](std::int64_t row, int) {
         const std::int64_t first = row * groups;
         const bool finite = compute.table().quantise(x + row * cols, cols, codes.data() + first * quant::kGroup,

@@ -37,7 +37,7 @@ class Activations {
     std::vector<float> scales;       // [rows, groups]
     std::vector<std::int32_t> sums;  // [rows, groups]: sums of codes (kernels that offset weight codes need them)
 
-    // Bytes prepare() will hold, vectors grown exactly; keep one Activations per size to stay at that.
+    // Bytes prepare() holds after calls of up to so many rows and columns.
     static std::size_t bytes(std::int64_t rows, std::int64_t cols, bool integer);
 };
 

@@ -218,6 +218,14 @@ TEST(Activations, CodesScalesAndSumsAreTheSameEverywhere) {
     }
 }
 
+TEST(Activations, TakeNoMoreThanTheySayHoweverTheyGrew) {
+    const std::vector<float> x = normal_floats(64 * 96, 37);
+    Activations input;
+    for (const int rows : {1, 40, 7, 50, 64}) input.prepare(scalar_compute(), x.data(), rows, 96, true);
+    EXPECT_EQ(input.codes.capacity() + 4 * input.scales.capacity() + 4 * input.sums.capacity(),
+              Activations::bytes(64, 96, true));
+}
+
 TEST(Activations, NonFiniteInputIsRefusedByName) {
     for (float bad : {std::numeric_limits<float>::infinity(), -std::numeric_limits<float>::infinity(),
                       std::numeric_limits<float>::quiet_NaN()}) {
