@@ -37,8 +37,9 @@ LinearArguments linear_arguments(const View<const float>& x, const py::sequence&
     for (std::size_t i = 0; i < weights.size(); ++i) {
         const std::string weight_name = text("weights[", i, "]"), out_name = text("outs[", i, "]");
         const py::object weight = weights[i], out = outs[i];
-        require(py::isinstance<MatrixRef>(weight), ErrorKind::usage, "argument ", weight_name,
-                ": expected a Matrix; got ", std::string(py::str(py::type::handle_of(weight).attr("__name__"))));
+        if (!py::isinstance<MatrixRef>(weight))
+            fail(ErrorKind::usage, "argument ", weight_name, ": expected a Matrix; got ",
+                 std::string(py::str(py::type::handle_of(weight).attr("__name__"))));
         const kernels::Matrix& matrix = *py::cast<const MatrixRef&>(weight).matrix;
         require_matrix(matrix, weight_name.c_str(), kAny, x.last());
         arguments.outs.push_back(

@@ -88,11 +88,11 @@ const char* layout_fault(const py::array& array, const Expected& expected) {
 py::array checked(py::handle object, const Expected& expected) {
     py::array array =
         py::isinstance<py::array>(object) ? py::reinterpret_borrow<py::array>(object) : from_dlpack(object, expected);
-    require(expected.is_dtype(array) && shape_fits(array, expected.shape), ErrorKind::usage, describe(expected),
-            "; got ", describe(array));
-    const char* fault = layout_fault(array, expected);
-    require(fault == nullptr, ErrorKind::usage, describe(expected), "; got ", describe(array), ", ",
-            fault == nullptr ? "" : fault);
+    // Described only when wrong: this runs for every argument of every operation.
+    if (!expected.is_dtype(array) || !shape_fits(array, expected.shape))
+        fail(ErrorKind::usage, describe(expected), "; got ", describe(array));
+    if (const char* fault = layout_fault(array, expected))
+        fail(ErrorKind::usage, describe(expected), "; got ", describe(array), ", ", fault);
     return array;
 }
 
