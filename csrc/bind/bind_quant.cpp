@@ -26,6 +26,7 @@ SourceArgument source_argument(const py::object& object, const std::string& dtyp
                                std::int64_t cols) {
     const quant::SourceType type = quant::parse_source_type(dtype);
     const std::int32_t n = size32(rows, "rows"), k = size32(cols, "cols");
+    quant::require_shape("a matrix", rows, cols);
     const auto expected = static_cast<std::int64_t>(quant::bytes(type)) * n * k;
     SourceArgument argument{input<std::uint8_t>(object, "source", Shape::exactly({expected})), {}};
     argument.source = {reinterpret_cast<const std::byte*>(argument.bytes.data), type, n, k};

@@ -9,8 +9,7 @@ quant::MatrixSpec matrix_spec(const std::string& format, const std::string& scal
                               std::int64_t cols) {
     const quant::MatrixSpec spec{size32(rows, "rows"), size32(cols, "cols"), quant::parse_format(format),
                                  quant::parse_scale_type(scale)};
-    require(rows > 0 && cols > 0, ErrorKind::usage, "a matrix needs at least one row and one column; got [", rows, ", ",
-            cols, "]");
+    quant::require_shape("a matrix", rows, cols);
     const bool scaled = spec.scale != quant::ScaleType::none;
     require(scaled == quant::is_integer(spec.format), ErrorKind::usage, "argument scale: format ", format,
             scaled ? " has no scales, so expected 'none'" : " needs scales: expected 'f16', 'bf16' or 'f32'", "; got '",

@@ -1,6 +1,7 @@
 #include "quant/format.h"
 
 #include <array>
+#include <limits>
 #include <string>
 
 #include "base/error.h"
@@ -63,6 +64,14 @@ ScaleType parse_scale_type(std::string_view text) {
 SourceType parse_source_type(std::string_view text) {
     return static_cast<SourceType>(
         find<std::size(kSources)>("element type", text, [](std::size_t i) { return kSources[i]; }));
+}
+
+void require_shape(std::string_view what, std::int64_t rows, std::int64_t cols) {
+    constexpr std::int64_t most = std::numeric_limits<std::int32_t>::max() - kSegment;
+    require(rows > 0 && cols > 0, ErrorKind::usage, what, " needs at least one row and one column; got [", rows, ", ",
+            cols, "]");
+    require(rows <= most && cols <= most && rows * cols <= kMostElements, ErrorKind::usage, what, " is too large: [",
+            rows, ", ", cols, "]; expected at most ", most, " rows and columns and ", kMostElements, " elements");
 }
 
 bool is_integer(Format format) {

@@ -24,6 +24,9 @@ enum class ScaleType : std::uint8_t { none, f16, bf16, f32 };
 // Element types of source tensors.
 enum class SourceType : std::uint8_t { f32, bf16, f16 };
 
+// More elements than any matrix has; below it no size in bytes overflows, in any format.
+inline constexpr std::int64_t kMostElements = std::int64_t{1} << 40;
+
 inline constexpr int kGroup = 32;              // columns that share a scale
 inline constexpr int kSegment = 256;           // columns that share an accumulator
 inline constexpr std::size_t kPartAlign = 64;  // matrices start on multiples of this inside a record
@@ -35,6 +38,10 @@ std::string_view name(SourceType type);
 Format parse_format(std::string_view text);
 ScaleType parse_scale_type(std::string_view text);
 SourceType parse_source_type(std::string_view text);
+
+// Throws Error(usage) beginning with `what` unless there are rows and columns, no more than kMostElements, and padding
+// fits 32 bits.
+void require_shape(std::string_view what, std::int64_t rows, std::int64_t cols);
 
 bool is_integer(Format format);
 std::size_t bytes(SourceType type);

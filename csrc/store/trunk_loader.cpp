@@ -64,8 +64,7 @@ std::shared_ptr<TrunkLoader::Memory> TrunkLoader::make_memory(std::size_t bytes,
 
 MatrixHandle TrunkLoader::load_matrix(const std::string& name, const std::shared_ptr<const io::File>& file,
                                       const TensorSlice& slice, quant::Format format, std::span<const float> bias) {
-    require(slice.rows > 0 && slice.cols > 0, ErrorKind::usage, name, ": a matrix has rows and columns; got [",
-            slice.rows, ", ", slice.cols, "]");
+    quant::require_shape(name, slice.rows, slice.cols);
     check_bias(name, bias, slice.rows);
     require_inside(*file, slice.offset, slice.bytes(), name);
     const quant::MatrixSpec spec{slice.rows, slice.cols, format, scale_type(name, file, slice, format)};

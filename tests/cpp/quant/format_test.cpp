@@ -2,7 +2,9 @@
 
 #include <gtest/gtest.h>
 
+#include <limits>
 #include <string>
+#include <utility>
 
 #include "base/error.h"
 
@@ -30,6 +32,22 @@ TEST(Format, UnknownNameListsTheKnownOnes) {
     }
     EXPECT_THROW(parse_scale_type("f64"), Error);
     EXPECT_THROW(parse_source_type("i8"), Error);
+}
+
+TEST(MatrixSpec, ShapesWhoseBytesWouldOverflowAreRefused) {
+    constexpr std::int64_t most = std::numeric_limits<std::int32_t>::max();
+    for (const auto& [rows, cols] : {std::pair{std::int64_t{0}, std::int64_t{1}},
+                                     {1, -1},
+                                     {most, most},
+                                     {1, most},
+                                     {most, 1},
+                                     {most + 1, 1},
+                                     {1 << 21, 1 << 20}})
+        EXPECT_THROW(require_shape("w", rows, cols), Error) << rows << " x " << cols;
+    require_shape("w", 1 << 20, 1 << 20);
+    EXPECT_EQ((MatrixSpec{1 << 20, 1 << 20, Format::f32, ScaleType::none}.bytes()), std::size_t{1} << 42);
+    require_shape("w", 1, most - 256);
+    EXPECT_EQ((MatrixSpec{1, most - 256, Format::bf16, ScaleType::none}.bytes()), ((std::size_t{1} << 31) - 256) * 64);
 }
 
 TEST(MatrixSpec, CountsBytesOfEveryLayout) {
