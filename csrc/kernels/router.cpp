@@ -1,5 +1,5 @@
 #include <algorithm>
-#include <memory>
+#include <vector>
 
 #include "base/error.h"
 #include "kernels/ops.h"
@@ -8,8 +8,6 @@
 namespace moestro::kernels {
 
 namespace {
-
-constexpr int kMostExperts = 4096;  // probabilities of one row wait on the worker's stack
 
 // Inserts by descending probability; expert ids come ascending, so a later equal one stays behind.
 void select(const float* p, int experts, int top_k, std::int32_t* ids, float* weights) {
@@ -36,9 +34,10 @@ void normalise_weights(float* weights, int count) {
 
 void route_softmax_topk(Compute& compute, const float* logits, int rows, int experts, int top_k, bool normalise,
                         std::int32_t* ids, float* weights) {
-    MOESTRO_CHECK(1 <= top_k && top_k <= experts && experts <= kMostExperts);
-    compute.pool().parallel_for(rows, [&](std::int64_t row, int) {
-        alignas(64) float p[kMostExperts];
+    MOESTRO_CHECK(1 <= top_k && top_k <= experts);
+    std::vector<float> all(static_cast<std::size_t>(compute.pool().threads()) * static_cast<std::size_t>(experts));
+    compute.pool().parallel_for(rows, [&](std::int64_t row, int worker) {
+        float* p = all.data() + static_cast<std::ptrdiff_t>(worker) * experts;
         const bool finite = compute.table().softmax(logits + row * experts, experts, p);
         require(finite, ErrorKind::numeric, "a router logit is not finite (row ", row, " of ", rows, ")");
         float* kept = weights + row * top_k;

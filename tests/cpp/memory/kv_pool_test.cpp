@@ -3,6 +3,7 @@
 #include <gtest/gtest.h>
 
 #include <cstring>
+#include <utility>
 
 #include "base/error.h"
 #include "base/types.h"
@@ -115,6 +116,15 @@ TEST(KvPool, ItsEndGivesEverythingBack) {
         EXPECT_GT(ledger->held(), 2 * kPageBytes);
     }
     EXPECT_EQ(ledger->held(), 2 * kPageBytes);
+}
+
+TEST(KvPool, ShapesWithoutHeadsOrChannelsAreRefused) {
+    World world;
+    for (const auto& [heads, channels] : {std::pair{0, 16}, {2, 0}, {-1, -16}}) {
+        const kernels::KvLayout layout{kernels::KvType::f32, heads, channels};
+        EXPECT_THROW(KvPool(layout, 1, world.ledger, world.stock), Error) << heads << " heads of " << channels;
+    }
+    EXPECT_THROW(KvPool(kLayout, 0, world.ledger, world.stock), Error);
 }
 
 }  // namespace
