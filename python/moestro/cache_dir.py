@@ -70,7 +70,7 @@ def _identity(directory: Path) -> str:
     """Changes when any file that shapes the weights does."""
     digest = hashlib.sha256(str(directory.resolve()).encode())
     for path in sorted((*directory.glob("*.safetensors"), *directory.glob("*.json"))):
-        status = path.stat()
+        status = path.stat(follow_symlinks=path.exists())  # a dangling link is no reason to stop
         digest.update(f"\0{path.name}\0{status.st_size}\0{status.st_mtime_ns}".encode())
     return digest.hexdigest()[:12]
 

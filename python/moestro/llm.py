@@ -73,7 +73,7 @@ class LLM:
         progress: LoadProgress | None = None,
     ) -> None:
         self.config = EngineConfig(
-            model=os.fspath(model),
+            model=os.fspath(model) if isinstance(model, os.PathLike) else model,
             host_memory=host_memory,
             format=format,
             trunk_format=trunk_format,
@@ -91,11 +91,16 @@ class LLM:
         self.directory: Path = prepare_model(self.config, say, progress)
         text = read_model_text(self.directory)
         self._text = text
-        loaded = load_model(self.directory, self.config, lambda done, total: progress("loading", done, total))
+        loaded = load_model(
+            self.directory,
+            self.config,
+            lambda done, total: progress("loading", done, total),
+            text=text.held_bytes,
+        )
         self._last_stats: RunStats | None = None
         try:
             spec, pool = loaded.spec, loaded.kv_pool
-            length = max_model_len or spec.max_position_embeddings
+            length = max_model_len or spec.context_length
             intake = Intake(text, pool, vocab_size=spec.vocab_size, max_model_len=length)
             engine = Engine(loaded.decoder, pool, loaded.runtime, spec.rope, text.tokenizer)
             self._running: _Running | None = _Running(loaded, intake, engine)
@@ -168,7 +173,10 @@ class LLM:
         return _chunks(running.engine.stream([request], keep=True, progress=on_prefill))
 
     def logits(self, token_ids: Sequence[int]) -> NDArray[np.float32]:
-        """float32 [T, vocab] for T token ids: row i is what the model expects after tokens 0..i."""
+        """float32 [T, vocab] for T token ids: row i is what the model expects after tokens 0..i.
+
+        The array is the caller's, outside the memory budget: 4 bytes x T x vocab.
+        """
         running = self._open()
         return running.engine.logits(running.intake.token_ids(token_ids), running.intake.vocab_size)
 

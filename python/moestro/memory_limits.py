@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import resource
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
@@ -34,6 +35,12 @@ def automatic_budget(root: Path = Path("/")) -> MemoryLimit:
     nbytes = limit * _SHARE_PERCENT // 100
     source = f"{format_bytes(nbytes)} = {_SHARE_PERCENT} % of {format_bytes(limit)} ({where})"
     return MemoryLimit(nbytes, source)
+
+
+def anonymous_bytes(root: Path = Path("/")) -> int:
+    """Memory of this process that no file backs, now."""
+    _, resident, shared, *_ = (root / "proc/self/statm").read_text().split()
+    return (int(resident) - int(shared)) * resource.getpagesize()
 
 
 def _available(root: Path) -> int:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import signal
 from collections.abc import Callable
 from pathlib import Path
 
@@ -20,3 +21,8 @@ def tiny_checkpoint(tmp_path_factory: pytest.TempPathFactory) -> Callable[[str],
         return made[name]
 
     return checkpoint
+
+
+def pytest_configure(config: pytest.Config) -> None:
+    """A test run started in the background ignores SIGINT, and so would every process it starts."""
+    signal.signal(signal.SIGINT, signal.default_int_handler)

@@ -32,7 +32,7 @@ class Intake:
         return [self._request(prompt, one) for prompt, one in zip(wanted, each, strict=True)]
 
     def one(self, prompt: Prompt, params: SamplingParams | None) -> Request:
-        return self._request(as_prompt(prompt), params or self._text.sampling)
+        return self._request(as_prompt(prompt), self._one_params(params))
 
     def chat(
         self,
@@ -45,7 +45,7 @@ class Intake:
         prompt, ids = self._text.encode_chat(
             messages, add_generation_prompt=add_generation_prompt, tools=tools, variables=variables
         )
-        return self._checked(prompt, ids, params or self._text.sampling)
+        return self._checked(prompt, ids, self._one_params(params))
 
     def token_ids(self, token_ids: Sequence[int]) -> tuple[int, ...]:
         """A list of token ids that may be run at once. Raises UsageError."""
@@ -56,6 +56,9 @@ class Intake:
             raise UsageError(f"token_ids: {len(ids)} tokens, but max_model_len is {self.max_model_len}")
         check_token_ids(ids, self.vocab_size, "token_ids")
         return ids
+
+    def _one_params(self, params: SamplingParams | None) -> SamplingParams:
+        return params_for(params, 1, self._text.sampling)[0]
 
     def _request(self, prompt: str | tuple[int, ...], params: SamplingParams) -> Request:
         if isinstance(prompt, str):

@@ -17,12 +17,16 @@ def as_prompts(prompts: Prompt | Sequence[Prompt]) -> list[str | tuple[int, ...]
     """One prompt or a list of them, as a list. Raises UsageError."""
     if isinstance(prompts, str) or _is_token_ids(prompts):
         return [as_prompt(prompts)]
+    if not isinstance(prompts, Sequence):
+        raise UsageError(f"prompts: expected a text, token ids or a list of these, got {type(prompts).__name__}")
     return [as_prompt(prompt, f"prompts[{place}]") for place, prompt in enumerate(prompts)]
 
 
 def as_prompt(prompt: Any, what: str = "prompt") -> str | tuple[int, ...]:
     if isinstance(prompt, str):
         return prompt
+    if isinstance(prompt, Sequence) and not prompt:
+        raise UsageError(f"{what}: there is no token in it; a prompt has at least one")
     if not _is_token_ids(prompt):
         raise UsageError(f"{what}: expected a text or a list of token ids, got {type(prompt).__name__}: {prompt!r:.80}")
     return tuple(operator.index(token) for token in prompt)

@@ -34,15 +34,18 @@ class LoadedModel:
         self.runtime.close()
 
 
-def load_model(directory: Path, config: EngineConfig, progress: Progress | None = None) -> LoadedModel:
+def load_model(
+    directory: Path, config: EngineConfig, progress: Progress | None = None, *, text: int = 0
+) -> LoadedModel:
     """Opens `directory`, a Hugging Face checkpoint or a packed store, plans its memory and loads what stays in memory.
 
-    progress: called with (bytes read, bytes to read) of the trunk. Raises CheckpointError, UsageError, BudgetError
-    (with the arithmetic, before anything is read), StorageError, IntegrityError, NumericError, UnsupportedError.
+    progress: called with (bytes read, bytes to read) of the trunk. text: bytes that the tokenizer holds already.
+    Raises CheckpointError, UsageError, BudgetError (with the arithmetic, before anything is read), StorageError,
+    IntegrityError, NumericError, UnsupportedError.
     """
     opened = open_model(directory, config)
     threads = config.threads or default_threads()
-    plan = plan_memory(opened.footprint(), config, threads)
+    plan = plan_memory(opened.footprint(), config, threads, text)
     runtime = Runtime(
         threads=threads,
         host_memory=plan.budget,
@@ -53,6 +56,7 @@ def load_model(directory: Path, config: EngineConfig, progress: Progress | None 
         expert_slots=config.expert_slots,
     )
     try:
+        runtime.ledger.take("text", text)
         return _load(opened, config, plan, runtime, progress)
     except BaseException:
         runtime.close()

@@ -62,11 +62,13 @@ class MemoryPlan:
         return " + ".join(f"{line.name} {format_bytes(line.nbytes)} ({line.meaning})" for line in self.lines)
 
 
-def plan_memory(model: Footprint, config: EngineConfig, threads: int) -> MemoryPlan:
-    """Plans `config.host_memory` for a model. Raises BudgetError, with the sum and what is missing, when it cannot hold
-    the least; UsageError for a max_model_len beyond the model's.
+def plan_memory(model: Footprint, config: EngineConfig, threads: int, text: int = 0) -> MemoryPlan:
+    """Plans `config.host_memory` for a model; `text`: bytes of its tokenizer.
+
+    Raises BudgetError, with the sum and what is missing, when the budget cannot hold the least; UsageError for a
+    max_model_len beyond the model's.
     """
-    needs = _Needs(model, config, threads)
+    needs = _Needs(model, config, threads, text)
     first = 1 if config.prefill_chunk == "auto" else int(config.prefill_chunk)
     least = needs.total(first, needs.tokens)
     budget, source = _budget(config, least)
@@ -90,12 +92,13 @@ def plan_memory(model: Footprint, config: EngineConfig, threads: int) -> MemoryP
 class _Needs:
     """What one model needs with one set of settings."""
 
-    def __init__(self, model: Footprint, config: EngineConfig, threads: int) -> None:
+    def __init__(self, model: Footprint, config: EngineConfig, threads: int, text: int) -> None:
         limit = config.max_model_len
         if limit is not None and limit > model.max_len:
             raise UsageError(f"max_model_len: the model was made for {model.max_len} tokens, got {limit}")
         self._model = model
         self._threads = threads
+        self._text = PlanLine("text", text, "the tokenizer")
         self._given_slots = config.expert_slots
         self._limit = limit or model.max_len
         self.tokens = limit or min(LEAST_KV_TOKENS, model.max_len)
@@ -110,6 +113,7 @@ class _Needs:
         return (
             PlanLine("trunk", model.trunk, "all weights but experts"),
             *((experts,) if model.moe_layers else ()),
+            *((self._text,) if self._text.nbytes else ()),
             PlanLine("staging", core.Runtime.staging_bytes(), "reads on their way"),
             PlanLine("scratch", scratch, f"steps of {chunk} row{'s' if chunk > 1 else ''}"),
             PlanLine("kv", -(-self.tokens // core.KV_BLOCK) * self.block, f"{self.tokens} tokens"),

@@ -31,7 +31,8 @@ class GenerationDefaults:
 
 
 def read_generation_defaults(directory: Path) -> GenerationDefaults:
-    """generation_config.json; end tokens from config.json where that file names none.
+    """generation_config.json; end tokens from config.json where that file names none. `do_sample: false` means
+    temperature 0; where the file does not say, its temperature (or 1) counts, as in vLLM.
 
     Missing files mean defaults. Raises CheckpointError naming file, field and value.
     """
@@ -43,6 +44,8 @@ def read_generation_defaults(directory: Path) -> GenerationDefaults:
         eos_path = directory / MODEL_FILE
         eos = _optional(eos_path).get("eos_token_id")
     given = {ours: config[theirs] for theirs, ours in _SAMPLING.items() if config.get(theirs) is not None}
+    if config.get("do_sample") is False:
+        given["temperature"] = 0.0
     try:
         sampling = SamplingParams(**given)
     except UsageError as error:

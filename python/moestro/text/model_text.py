@@ -14,6 +14,8 @@ from moestro.text.generation_config import read_generation_defaults
 from moestro.text.tokenizer import Tokenizer, load_tokenizer, missing_tokenizer
 from moestro.text.tokenizer_config import read_tokenizer_config
 
+LARGE_TOKENIZER = 8 << 20  # bytes
+
 
 @dataclass(frozen=True)
 class ModelText:
@@ -41,6 +43,13 @@ class ModelText:
             messages, add_generation_prompt=add_generation_prompt, tools=tools, variables=variables
         )
         return prompt, tuple(tokenizer.encode(prompt, add_special_tokens=False))
+
+    @property
+    def held_bytes(self) -> int:
+        """What a memory budget must count: a tokenizer of 150,000 tokens takes 100 MB, a small one less than the
+        interpreter's own heap moves."""
+        nbytes = self.tokenizer.nbytes if self.tokenizer else 0
+        return nbytes if nbytes >= LARGE_TOKENIZER else 0
 
     def required_tokenizer(self) -> Tokenizer:
         if self.tokenizer is None:

@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from moestro.errors import CheckpointError
+from moestro.memory_limits import anonymous_bytes
 
 if TYPE_CHECKING:
     import tokenizers
@@ -17,8 +18,10 @@ TOKENIZER_FILE = "tokenizer.json"
 class Tokenizer:
     """Thread-safe: nothing in it changes."""
 
-    def __init__(self, tokenizer: tokenizers.Tokenizer) -> None:
+    def __init__(self, tokenizer: tokenizers.Tokenizer, nbytes: int = 0) -> None:
+        """nbytes: memory it was seen to take."""
         self._tokenizer = tokenizer
+        self.nbytes = nbytes
 
     @property
     def vocab_size(self) -> int:
@@ -49,13 +52,14 @@ def load_tokenizer(directory: Path) -> Tokenizer | None:
         return None
     import tokenizers
 
+    before = anonymous_bytes()
     try:
         tokenizer = tokenizers.Tokenizer.from_file(str(path))
     except Exception as error:  # the package raises bare Exceptions
         raise CheckpointError(f"{path} is not a tokenizer this version of `tokenizers` can read: {error}") from error
     tokenizer.no_truncation()  # some files carry the settings of their last use
     tokenizer.no_padding()
-    return Tokenizer(tokenizer)
+    return Tokenizer(tokenizer, max(0, anonymous_bytes() - before))
 
 
 def missing_tokenizer(directory: Path) -> str:

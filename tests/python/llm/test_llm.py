@@ -145,7 +145,7 @@ def test_the_models_own_defaults(talker, tmp_path):
     ("call", "error", "words"),
     [
         (lambda llm: llm.generate("x" * 5000), UsageError, r"prompt: \d+ tokens, but max_model_len is 1024"),
-        (lambda llm: llm.generate([[]]), UsageError, r"prompts\[0\]: expected a text"),
+        (lambda llm: llm.generate([[]]), UsageError, r"prompts\[0\]: there is no token"),
         (lambda llm: llm.generate([[1.5]]), UsageError, "expected a text or a list of token ids"),
         (lambda llm: llm.generate([[10**6]]), UsageError, "outside the vocabulary"),
         (lambda llm: llm.generate(""), UsageError, "at least one token"),
@@ -243,3 +243,19 @@ def test_a_closed_model_says_so(talker):
         with pytest.raises(UsageError, match="closed"):
             call()
     assert llm.stats().finish_reasons == {"cancelled": 1}
+
+
+@pytest.mark.parametrize("prompts", [5, None, [], [[]], (prompt for prompt in ["a"]), [[1], None]])
+def test_what_is_no_prompt_is_refused(llm, prompts):
+    if prompts == []:
+        assert llm.generate(prompts) == []
+        return
+    with pytest.raises(UsageError, match="prompt"):
+        llm.generate(prompts)
+
+
+def test_parameters_of_another_kind_are_refused(llm):
+    with pytest.raises(UsageError, match="sampling_params"):
+        llm.stream(TEXT, {"max_tokens": 3})
+    with pytest.raises(UsageError, match="model"):
+        LLM(5)

@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import json
+import shutil
 import subprocess
 import sys
 import time
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -13,7 +15,9 @@ import tiny_models
 
 from moestro import LLM, SamplingParams
 from moestro.errors import BudgetError
+from moestro.gen.stats import RunStats
 from moestro.pack import pack_checkpoint
+from moestro.text.model_text import LARGE_TOKENIZER
 
 SLACK = 60_000_000  # the interpreter, its libraries and their heaps
 
@@ -45,6 +49,12 @@ def checkpoint(tmp_path_factory: pytest.TempPathFactory) -> Path:
         norm_topk_prob=True,
     )
     return tiny_models.write("qwen3_moe", tmp_path_factory.mktemp("large") / "model", config=config, shard="200MB")
+
+
+def stats_of(llm: LLM) -> RunStats:
+    stats = llm.stats()
+    assert stats is not None
+    return stats
 
 
 def size_of(directory: Path) -> int:
@@ -107,3 +117,18 @@ def test_a_prompt_whose_kv_cannot_fit_is_refused_before_prefill(checkpoint: Path
             llm.generate([[1] * 20_000], SamplingParams(max_tokens=1))
         assert llm.stats() == before, "nothing ran"
         assert llm.generate([[1, 2, 3]], SamplingParams(max_tokens=2))[0].finish_reason in ("stop", "length")
+
+
+def test_a_large_tokenizer_is_part_of_the_budget(tiny_checkpoint: Callable[[str], Path], tmp_path: Path) -> None:
+    from tokenizers import Tokenizer, models
+
+    directory = tmp_path / "model"
+    shutil.copytree(tiny_checkpoint("qwen3_moe"), directory)
+    with LLM(directory, host_memory="min", say=None) as llm:
+        without = llm.report().budget
+    vocab = {f"token-{number}-of-a-large-vocabulary": number for number in range(150_000)}
+    Tokenizer(models.WordLevel(vocab, "token-0-of-a-large-vocabulary")).save(str(directory / "tokenizer.json"))
+    with LLM(directory, host_memory="min", say=None) as llm:
+        assert llm.report().budget > without + LARGE_TOKENIZER
+        llm.logits([1, 2, 3])
+        assert stats_of(llm).peak_bytes_by_entry["text"] > LARGE_TOKENIZER

@@ -49,3 +49,8 @@ def test_no_files_are_plain_defaults(tmp_path):
 def test_nonsense_is_named(tmp_path, generation):
     with pytest.raises(CheckpointError, match=rf"generation_config.json: {next(iter(generation))}"):
         write(tmp_path, generation)
+
+
+def test_a_model_that_does_not_sample_takes_the_likeliest(tmp_path):
+    (tmp_path / "generation_config.json").write_text('{"do_sample": false}')
+    assert read_generation_defaults(tmp_path).sampling.greedy
