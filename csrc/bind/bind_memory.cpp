@@ -19,8 +19,10 @@ py::list entries(const memory::Ledger& ledger) {
     return all;
 }
 
-// Python may give back more than it took.
+// Python may give back more than it took, or what the core took: neither is the core's bug.
 void give(memory::Ledger& ledger, const std::string& name, std::size_t bytes) {
+    for (const char* held : {"trunk", "expert slots", "staging", "kv"})
+        require(name != held, ErrorKind::usage, "argument name: ", name, " is given back by the core itself");
     for (const memory::LedgerEntry& entry : ledger.entries())
         if (entry.name == name && bytes <= entry.bytes) return ledger.give(name, bytes);
     fail(ErrorKind::usage, "argument nbytes: ", name, " does not hold ", bytes, " bytes");

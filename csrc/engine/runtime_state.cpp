@@ -54,9 +54,12 @@ bool Runtime::State::lend(std::size_t bytes) {
 void Runtime::State::returned() {
     // A block may be released while a layer runs in another thread: then begin_step will notice.
     if (entered.exchange(true, std::memory_order_acquire)) return;
+    struct Leave {
+        State& state;
+        ~Leave() { state.entered.store(false, std::memory_order_release); }
+    } leave{*this};
     grow_cache();
     publish();
-    entered.store(false, std::memory_order_release);
 }
 
 std::size_t Runtime::State::can_lend() const {

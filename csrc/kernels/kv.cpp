@@ -1,5 +1,7 @@
 #include <algorithm>
+#include <cmath>
 #include <cstring>
+#include <limits>
 
 #include "base/error.h"
 #include "base/types.h"
@@ -30,6 +32,16 @@ void write_key(const Table& table, const KvLayout& layout, const float* k, std::
     }
 }
 
+// Below these, in magnitude, a value is finite after rounding to the type. An infinite key would silently drop out of
+// the softmax, or drown every other.
+constexpr float kFinite[] = {std::numeric_limits<float>::infinity(), 0x1.ffp127f, 65520.0f};
+
+bool stays_finite(const float* x, int n, KvType type) {
+    bool finite = true;
+    for (int i = 0; i < n; ++i) finite &= std::fabs(x[i]) < kFinite[static_cast<std::size_t>(type)];
+    return finite;
+}
+
 }  // namespace
 
 std::size_t bytes(KvType type) {
@@ -46,6 +58,11 @@ void kv_append(Compute& compute, const KvLayout& layout, const float* k, const f
     const std::size_t head_bytes = static_cast<std::size_t>(layout.head_dim) * kKvBlock * bytes(layout.type);
     const std::size_t value_bytes = static_cast<std::size_t>(layout.head_dim) * bytes(layout.type);
     compute.pool().parallel_for(rows, [&](std::int64_t row, int) {
+        const std::int64_t width = static_cast<std::int64_t>(layout.kv_heads) * layout.head_dim;
+        for (const float* x : {k, v})
+            require(stays_finite(x + row * width, static_cast<int>(width), layout.type), ErrorKind::numeric,
+                    "attention: a key or value of position ", positions[row],
+                    " is not finite in the KV cache's type; kv_dtype='f32' has the widest range");
         const std::int64_t column = positions[row] % kKvBlock;
         std::byte* keys = blocks[row];
         std::byte* values = blocks[row] + static_cast<std::size_t>(layout.kv_heads) * head_bytes;

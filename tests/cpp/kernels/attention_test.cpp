@@ -1,7 +1,9 @@
 #include <cmath>
 #include <cstring>
+#include <limits>
 #include <numeric>
 
+#include "base/error.h"
 #include "kernels/bits.h"
 #include "kernels/ops.h"
 #include "kernels/tables.h"
@@ -186,6 +188,29 @@ TEST(Attention, WindowAsLongAsTheContextChangesNothing) {
     expect_same_bits(Batch(c).run(scalar_compute()), unlimited);
     c.window = 600;
     EXPECT_NE(Batch(c).run(scalar_compute()), unlimited);
+}
+
+TEST(KvAppend, RefusesWhatTheTypeCannotHold) {
+    const float huge = std::numeric_limits<float>::max(), infinite = std::numeric_limits<float>::infinity();
+    const struct {
+        KvType type;
+        float held, refused;
+    } cases[] = {{KvType::f16, 65519.0f, 65520.0f}, {KvType::bf16, 3.38e38f, huge}, {KvType::f32, huge, infinite}};
+    for (const auto& [type, held, refused] : cases) {
+        const KvLayout layout{type, 1, 4};
+        const AlignedBytes block = aligned_bytes(layout.block_bytes());
+        std::byte* const blocks[] = {block.get()};
+        const std::int64_t position = 3;
+        const auto append = [&](float k, float v) {
+            const float keys[] = {1, k, 2, 3}, values[] = {1, 2, v, 3};
+            kv_append(scalar_compute(), layout, keys, values, &position, blocks, 1);
+        };
+        EXPECT_NO_THROW(append(held, -held));
+        for (const float bad : {refused, -refused, std::numeric_limits<float>::quiet_NaN()}) {
+            EXPECT_THROW(append(bad, 0), Error);
+            EXPECT_THROW(append(0, bad), Error);
+        }
+    }
 }
 
 TEST(KvAppend, WritesTheDocumentedPlaces) {

@@ -104,6 +104,8 @@ def test_ledger_is_shared_with_python(make: Make) -> None:
     assert ledger.held == held + 1000
     with pytest.raises(errors.UsageError, match="scratch does not hold 1001"):
         ledger.give("scratch", 1001)
+    with pytest.raises(errors.UsageError, match="staging is given back by the core"):
+        ledger.give("staging", 4096)
     ledger.give("scratch", 1000)
     with pytest.raises(errors.BudgetError):
         ledger.take("scratch", BUDGET)
