@@ -4,12 +4,14 @@ from __future__ import annotations
 
 from dataclasses import asdict
 from json import dumps
+from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import typer
 
 if TYPE_CHECKING:
     from moestro.checkpoint.inspect import ModelSummary
+    from moestro.cli.screen import Screen
 
 app = typer.Typer(add_completion=False)
 
@@ -20,6 +22,7 @@ _PLACES = {"experts": "SSD, cached in memory", "embedding": "SSD, read by row"}
 @app.command()
 def inspect(
     model: Annotated[str, typer.Argument(help="A directory, or a Hugging Face name like org/name.")],
+    verify: Annotated[bool, typer.Option("--verify", help="Compare every checksum of a packed store.")] = False,
     json: Annotated[bool, typer.Option("--json", help="Print one JSON object.")] = False,
 ) -> None:
     """Shows layers, experts, and bytes by class, format and tier, without loading anything."""
@@ -29,6 +32,8 @@ def inspect(
 
     with Screen(quiet=json) as screen:
         directory = resolve_model(model, screen.say)
+        if verify:
+            _verify(directory, screen)
     summary = describe_model(directory)
     if json:
         totals = {"parameters": summary.parameters, "nbytes": summary.nbytes}
@@ -36,6 +41,18 @@ def inspect(
         return
     print(f"{directory}: {summary.model_type}, {summary.layers} layers, {_experts(summary)}")
     _print_classes(summary)
+
+
+def _verify(directory: Path, screen: Screen) -> None:
+    from moestro.checkpoint.store_format import is_store
+    from moestro.checkpoint.verify import verify_store
+    from moestro.errors import UsageError
+    from moestro.units import format_bytes
+
+    if not is_store(directory):
+        raise UsageError(f"--verify: {directory} is no packed store; a Hugging Face checkpoint carries no checksums")
+    nbytes = verify_store(directory, lambda done, total: screen.bytes("verifying", done, total))
+    screen.say(f"{format_bytes(nbytes)} are what was packed")
 
 
 def _experts(summary: ModelSummary) -> str:

@@ -7,6 +7,7 @@ from safetensors import safe_open
 from typer.testing import CliRunner
 
 from moestro.cli.main import app
+from moestro.pack import pack_checkpoint
 
 
 def elements(directory):
@@ -39,3 +40,16 @@ def test_the_table_names_tiers(tiny_checkpoint):
     assert "experts (7 in each of 3 layers)" in result.stdout
     assert "SSD, cached in memory" in result.stdout
     assert "dense" in CliRunner().invoke(app, ["inspect", str(tiny_checkpoint("llama"))]).stdout
+
+
+def test_verify_reads_every_byte_of_a_store(tiny_checkpoint, tmp_path):
+    store = pack_checkpoint(tiny_checkpoint("qwen3_moe"), tmp_path / "store", "q8", threads=1)
+    assert "are what was packed" in CliRunner().invoke(app, ["inspect", str(store), "--verify"]).stderr
+    victim = sorted(store.glob("experts-*.safetensors"))[0]
+    damaged = bytearray(victim.read_bytes())
+    damaged[-1] ^= 1
+    victim.write_bytes(damaged)
+    result = CliRunner().invoke(app, ["inspect", str(store), "--verify"])
+    assert result.exit_code == 1
+    assert victim.name in result.stderr
+    assert "no checksums" in CliRunner().invoke(app, ["inspect", str(tiny_checkpoint("llama")), "--verify"]).stderr
