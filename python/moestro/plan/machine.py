@@ -101,7 +101,7 @@ def instruction_sets() -> tuple[Fact, ...]:
         elif table["usable"] and forced.detail:
             facts.append(Fact(name, False, f"MOESTRO_ISA={forced.detail}" if forced.active else forced.detail))
         else:
-            facts.append(Fact(name, False, table["reason"]))
+            facts.append(Fact(name, False, table["reason"] or f"{best} is faster"))
     return tuple(facts)
 
 
