@@ -8,11 +8,11 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from moestro.models.load import LoadedModel, load_model
 
 from moestro.config import EngineConfig
 from moestro.kv.blocks import KvSequence
 from moestro.models.decoder import Decoder
+from moestro.models.load import LoadedModel, load_model
 from moestro.models.step import Segment, StepBatch
 
 

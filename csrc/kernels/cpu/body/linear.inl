@@ -119,8 +119,7 @@ struct IntegerPanel {
             typename Codes::Dot dots[R];
 #pragma GCC unroll 16
             for (int r = 0; r < R; ++r) dots[r] = Codes::start(rows[r].sums[at]);
-                // Not unrolled: the compiler would turn the chains of integer sums into trees and spill their leaves.
-#pragma GCC unroll 1
+#pragma GCC unroll 1  // else the compiler turns the chains of integer sums into trees and spills their leaves
             for (int quad = 0; quad < Codes::kQuads; ++quad) {
                 const typename Codes::Quad w = Codes::load(group + quad * 64);
 #pragma GCC unroll 16
