@@ -1,5 +1,5 @@
 # Four commands for a newcomer; each makes .venv and installs what it needs, and repeats are quick.
-#   make demo         a model larger than its memory budget, generating text from SSD
+#   make demo         a small trained model in less memory than it needs, experts read from disk
 #   make test         the Python and C++ tests
 #   make check        format, lint, types, layering, symbols, and the C++ tests under sanitizers
 #   make bench-quick  the C++ benches, a fraction of a second each

@@ -23,7 +23,6 @@ from typing import Any
 from moestro import LLM, SamplingParams, _core
 from moestro.cache_dir import cache_root
 from moestro.demo.budget import PREFILL_CHUNK, quarter_budget
-from moestro.demo.model import SHAPE, make_demo_model
 from moestro.demo.random_moe import Shape, write_random_checkpoint
 from moestro.pack import pack_checkpoint
 from moestro.plan.machine import cpu_name
@@ -41,7 +40,18 @@ _LARGE = Shape(
     context=4096,
     vocab=32000,
 )
-SHAPES = {"demo": SHAPE, "4gb": replace(_LARGE, layers=14), "8gb": _LARGE}
+_SMALL = Shape(
+    hidden=768,
+    layers=8,
+    heads=12,
+    kv_heads=4,
+    head_dim=64,
+    experts=64,
+    experts_per_token=8,
+    expert_width=384,
+    context=4096,
+)
+SHAPES = {"1gb": _SMALL, "4gb": replace(_LARGE, layers=14), "8gb": _LARGE}
 
 
 def quiet(done: int, total: int) -> None:
@@ -49,8 +59,6 @@ def quiet(done: int, total: int) -> None:
 
 
 def checkpoint(name: str, work: Path) -> Path:
-    if name == "demo":
-        return make_demo_model(quiet)
     directory = work / f"random-{name}"
     write_random_checkpoint(directory, SHAPES[name], quiet)
     return directory
@@ -98,7 +106,7 @@ def measure(directory: Path, tokens: int, runs: int) -> dict[str, Any]:
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--shape", choices=SHAPES, default="demo")
+    parser.add_argument("--shape", choices=SHAPES, default="1gb")
     parser.add_argument("--format", choices=("auto", "q8", "q4"), default="auto", help="auto: the checkpoint in place")
     parser.add_argument("--tokens", type=int, default=64)
     parser.add_argument("--runs", type=int, default=3)

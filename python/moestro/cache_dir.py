@@ -1,6 +1,6 @@
-"""What moestro keeps on disk of its own accord: packed copies of models, and the demo model.
+"""What moestro keeps on disk of its own accord: packed copies of models.
 
-<root>/packed/<name>    <root>/demo/<name>    each entry one directory; unfinished ones end in ".partial"
+<root>/packed/<name>    each entry one directory; unfinished ones end in ".partial"
 """
 
 from __future__ import annotations
@@ -16,13 +16,13 @@ from pathlib import Path
 from moestro import knobs
 from moestro.errors import StorageError, UsageError
 
-KINDS = ("packed", "demo")
+KINDS = ("packed",)
 PARTIAL = ".partial"
 
 
 @dataclass(frozen=True)
 class CacheEntry:
-    name: str  # "packed/..." or "demo/...": what `remove` takes
+    name: str  # "packed/...": what `remove` takes
     path: Path
     nbytes: int  # on disk
     finished: bool

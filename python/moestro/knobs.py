@@ -56,7 +56,7 @@ CACHE: Knob[Path | None] = Knob(
     "MOESTRO_CACHE",
     "an absolute directory",
     None,
-    "Where packed models and the demo are kept; unset takes ~/.cache/moestro, or moestro below XDG_CACHE_HOME.",
+    "Where packed models are kept; unset takes ~/.cache/moestro, or moestro below XDG_CACHE_HOME.",
     _directory,
 )
 

@@ -1,4 +1,4 @@
-"""LLM("...") -> a local directory: the directory itself, the local Hugging Face cache, or a download."""
+"""LLM("...") -> a local directory: itself, a model of the package, the local Hugging Face cache, or a download."""
 
 from __future__ import annotations
 
@@ -10,6 +10,7 @@ from fnmatch import fnmatch
 from pathlib import Path
 from typing import Any
 
+from moestro.checkpoint.built_in import PREFIX, built_in_directory
 from moestro.checkpoint.disk_space import require_space
 from moestro.checkpoint.index import CONFIG_FILE, INDEX_FILE, SINGLE_FILE
 from moestro.checkpoint.store_format import is_store
@@ -24,18 +25,24 @@ _REPOSITORY = re.compile(r"[A-Za-z0-9][\w.-]*(/[A-Za-z0-9][\w.-]*)?", re.ASCII)
 
 
 def resolve_model(model: str, say: Callable[[str], None] = lambda _: None) -> Path:
-    """The local directory of `model`: a directory, or a Hugging Face name, downloaded when it is not in the cache.
+    """The local directory of `model`: a directory, "moestro:<name>" for one that comes with the package, or a Hugging
+    Face name, downloaded when it is not in the cache.
 
     `say` receives one sentence before a download starts. Raises UsageError for neither, CheckpointError for a
     repository without safetensors, StorageError when it cannot be had (offline: with the command to run).
     """
+    if model.startswith(PREFIX):
+        return built_in_directory(model)
     path = Path(model).expanduser()
     if model and path.is_dir():
         return path
     if path.is_file():
         raise UsageError(f"{model} is a file: give the model's directory")
     if not _REPOSITORY.fullmatch(model) or ".." in model or model.endswith((".safetensors", ".gguf")):
-        raise UsageError(f"{model!r} is neither an existing directory nor a Hugging Face name like 'org/name'")
+        raise UsageError(
+            f"{model!r} is neither an existing directory nor a Hugging Face name like 'org/name'; to try moestro, name"
+            " moestro:demo"
+        )
     return _cached(model) or _download(model, say)
 
 

@@ -8,9 +8,7 @@ from typing import Annotated
 
 import typer
 
-app = typer.Typer(
-    no_args_is_help=True, add_completion=False, help="Shows and deletes packed copies and the demo model."
-)
+app = typer.Typer(no_args_is_help=True, add_completion=False, help="Shows and deletes packed copies.")
 
 
 @app.command()

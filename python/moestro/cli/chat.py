@@ -22,7 +22,7 @@ _HELP = "/reset forgets the conversation, /exit (or Ctrl-D) leaves; Ctrl-C ends 
 @app.command()
 @with_option_groups
 def chat(
-    model: Annotated[str, typer.Argument(help="A directory, or a Hugging Face name like org/name.")],
+    model: Annotated[str, typer.Argument(help="A directory, a Hugging Face name like org/name, or moestro:demo.")],
     *,
     system: Annotated[str | None, typer.Option(help="What the model is told beforehand.")] = None,
     max_tokens: Annotated[int | None, typer.Option(help="Tokens per answer; as many as fit by default.")] = None,

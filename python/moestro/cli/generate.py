@@ -21,7 +21,7 @@ app = typer.Typer(add_completion=False)
 @app.command()
 @with_option_groups
 def generate(
-    model: Annotated[str, typer.Argument(help="A directory, or a Hugging Face name like org/name.")],
+    model: Annotated[str, typer.Argument(help="A directory, a Hugging Face name like org/name, or moestro:demo.")],
     prompt: Annotated[str | None, typer.Argument(help="The text to go on with; - or nothing reads stdin.")] = None,
     *,
     token_ids: Annotated[str | None, typer.Option(help="The prompt as token ids: 1,2,3.")] = None,

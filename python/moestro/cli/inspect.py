@@ -21,7 +21,7 @@ _PLACES = {"experts": "SSD, cached in memory", "embedding": "SSD, read by row"}
 
 @app.command()
 def inspect(
-    model: Annotated[str, typer.Argument(help="A directory, or a Hugging Face name like org/name.")],
+    model: Annotated[str, typer.Argument(help="A directory, a Hugging Face name like org/name, or moestro:demo.")],
     verify: Annotated[bool, typer.Option("--verify", help="Compare every checksum of a packed store.")] = False,
     json: Annotated[bool, typer.Option("--json", help="Print one JSON object.")] = False,
 ) -> None:

@@ -1,1 +1,1 @@
-"""The model of `moestro demo`: made on the spot, so that nothing has to be downloaded to see moestro run."""
+"""Models to try moestro with: small trained ones that come along (models/), and random ones of any size."""

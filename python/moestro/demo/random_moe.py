@@ -1,4 +1,4 @@
-"""Random-weight Qwen3-MoE checkpoints of any shape, as Hugging Face has them: for the demo, and for benches.
+"""Random-weight Qwen3-MoE checkpoints of any shape, as Hugging Face has them: for benches and tests.
 
 Real checkpoints in every respect but one: they have learned nothing.
 """
@@ -51,7 +51,7 @@ def write_random_checkpoint(directory: Path, shape: Shape, progress: Progress) -
     tokenizer = train_tokenizer()
     vocab = shape.vocab or tokenizer.get_vocab_size()
     shards = [lay_out(entries) for entries in _shards(shape, vocab)]
-    require_space(directory, sum(layout.nbytes for layout in shards), "the demo model")
+    require_space(directory, sum(layout.nbytes for layout in shards), "the random model")
     directory.mkdir(parents=True)
     _write_shards(directory, shards, progress)
     _write_json(directory / CONFIG_FILE, _config(shape, vocab, tokenizer.token_to_id(END_TOKEN)))

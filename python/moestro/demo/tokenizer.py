@@ -1,4 +1,4 @@
-"""A small byte-level BPE tokenizer for the demo, trained on text that every Python brings: its own documentation."""
+"""A small byte-level BPE tokenizer for random models, trained on text every Python brings: its own documentation."""
 
 from __future__ import annotations
 

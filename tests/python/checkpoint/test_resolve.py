@@ -79,6 +79,13 @@ def test_neither_directory_nor_name(name: str) -> None:
         resolve_model(name)
 
 
+def test_a_model_of_the_package_needs_no_hub(monkeypatch: pytest.MonkeyPatch) -> None:
+    hub(monkeypatch, {}, error=AssertionError("the hub was asked"))
+    assert is_complete(resolve_model("moestro:demo"))
+    with pytest.raises(UsageError, match="moestro:demo"):
+        resolve_model("moestro:unknown")
+
+
 def test_a_file_is_not_a_model(tmp_path: Path) -> None:
     (tmp_path / "model.safetensors").touch()
     with pytest.raises(UsageError, match="directory"):

@@ -32,19 +32,19 @@ def test_an_empty_cache(root):
 
 def test_ls_and_rm(root):
     fill(root, "packed/a-q8-123")
-    fill(root, "demo/b.7.partial", 5)
+    fill(root, "packed/b.7.partial", 5)
     fill(root, "elsewhere/c")
     found = json.loads(run("ls", "--json").stdout)
     assert found["root"] == str(root)
     assert {entry["name"]: entry["finished"] for entry in found["entries"]} == {
         "packed/a-q8-123": True,
-        "demo/b.7.partial": False,
+        "packed/b.7.partial": False,
     }
     assert 10000 <= found["entries"][0]["nbytes"] < 20000
     assert "(unfinished)" in run("ls").stdout
     assert run("rm", "packed/a-q8-123").exit_code == 0
     assert not (root / "packed/a-q8-123").exists()
-    assert (root / "demo/b.7.partial").exists()
+    assert (root / "packed/b.7.partial").exists()
     assert run("rm", "--all").exit_code == 0
     assert cache_dir.entries() == []
     assert (root / "elsewhere/c/file").exists()

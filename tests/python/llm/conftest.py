@@ -1,9 +1,9 @@
 """A model that can read and talk."""
 
 import pytest
-import small_demo
+import tiny_talker
 
 
 @pytest.fixture(scope="session")
 def talker(tmp_path_factory):
-    return small_demo.make(tmp_path_factory.mktemp("talker"))
+    return tiny_talker.make(tmp_path_factory.mktemp("talker"))

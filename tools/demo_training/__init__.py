@@ -1,0 +1,1 @@
+"""Training the small models that come with the package. Development only: needs torch and transformers."""
