@@ -1,6 +1,6 @@
 """Trains the models that come with the package, on text that every Python installation has.
 
-    python tools/train_demo_model.py            # all: about an hour on two cores, the demo's alone 40 minutes
+    python tools/train_demo_model.py            # all: about an hour on two cores, the demo's alone 45 minutes
     python tools/train_demo_model.py demo       # one of them: demo, draft, pre_gated
 
 Seeded, and resumable: stop it and start it again. Writes the models into the tree where the package and the tests look

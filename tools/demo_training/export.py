@@ -14,7 +14,7 @@ from demo_training.corpus import LICENCE
 from demo_training.evaluation import Report
 from demo_training.pre_gated import MODEL_TYPE
 from demo_training.tokenizer import END
-from demo_training.variants import Variant
+from demo_training.variants import CONTEXT, Variant
 
 _CARD = """# {name}
 
@@ -32,13 +32,13 @@ def export(model: Any, tokenizer: Tokenizer, variant: Variant, report: Report, d
     shutil.rmtree(partial, ignore_errors=True)
     model.config.eos_token_id = tokenizer.token_to_id(END)
     model.config.bos_token_id = None
-    model.generation_config.update(eos_token_id=model.config.eos_token_id, do_sample=True, temperature=0.7, top_p=0.95)
+    model.generation_config.update(eos_token_id=model.config.eos_token_id, do_sample=True, temperature=0.5, top_p=0.95)
     model.to(torch.bfloat16).save_pretrained(partial)
     if variant.pre_gated:
         config = json.loads((partial / "config.json").read_text())
         _write_json(partial / "config.json", config | {"model_type": MODEL_TYPE, "architectures": ["PreGatedQwen3Moe"]})
     tokenizer.save(str(partial / "tokenizer.json"))
-    settings = {"tokenizer_class": "PreTrainedTokenizerFast", "eos_token": END, "model_max_length": 2048}
+    settings = {"tokenizer_class": "PreTrainedTokenizerFast", "eos_token": END, "model_max_length": CONTEXT}
     _write_json(partial / "tokenizer_config.json", settings)
     _write_json(partial / "report.json", report.as_dict())
     card = _CARD.format(

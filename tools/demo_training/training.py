@@ -14,7 +14,7 @@ from torch import Tensor
 
 from demo_training.experts import register
 from demo_training.pre_gated import make_pre_gated
-from demo_training.variants import CONTEXT, Variant
+from demo_training.variants import Phase, Variant
 
 SEED = 2026
 WARMUP = 100
@@ -35,40 +35,53 @@ def build(variant: Variant) -> Any:
     return make_pre_gated(model) if variant.pre_gated else model
 
 
-def learning_rate(step: int, variant: Variant) -> float:
+def phase_at(step: int, variant: Variant) -> tuple[Phase, int]:
+    """The phase that global step `step` belongs to, and the step within it."""
+    for phase in variant.phases:
+        if step < phase.steps:
+            return phase, step
+        step -= phase.steps
+    raise IndexError(f"{variant.name} has {variant.steps} steps")
+
+
+def learning_rate(step: int, phase: Phase) -> float:
     """Linear warm-up, then a cosine down to 5 % of the peak."""
     if step < WARMUP:
-        return variant.learning_rate * (step + 1) / WARMUP
-    progress = (step - WARMUP) / max(1, variant.steps - WARMUP)
-    return variant.learning_rate * (0.05 + 0.95 * 0.5 * (1 + math.cos(math.pi * progress)))
+        return phase.learning_rate * (step + 1) / WARMUP
+    progress = (step - WARMUP) / max(1, phase.steps - WARMUP)
+    return phase.learning_rate * (0.05 + 0.95 * 0.5 * (1 + math.cos(math.pi * progress)))
 
 
-def batch(ids: NDArray[np.int64], step: int, size: int) -> Tensor:
-    """[size, CONTEXT + 1] windows at random places, a function of (SEED, step): a resumed run sees what an unbroken one
-    does."""
-    starts = np.random.default_rng((SEED, step)).integers(0, len(ids) - CONTEXT - 1, size=size)
-    return torch.from_numpy(np.stack([ids[start : start + CONTEXT + 1] for start in starts]))
+def batch(ids: NDArray[np.int64], step: int, phase: Phase) -> Tensor:
+    """[batch, window + 1] tokens from random places, a function of (SEED, step): a resumed run sees what an unbroken
+    one does."""
+    starts = np.random.default_rng((SEED, step)).integers(0, len(ids) - phase.window - 1, size=phase.batch)
+    return torch.from_numpy(np.stack([ids[start : start + phase.window + 1] for start in starts]))
 
 
-def loss_of(model: Any, tokens: Tensor, variant: Variant) -> Tensor:
-    """Next-token loss over the windows; for MoE models plus transformers' load-balancing loss (Switch Transformer)."""
-    output = model(input_ids=tokens[:, :-1], **({"output_router_logits": True} if variant.is_moe else {}))
+def loss_of(model: Any, tokens: Tensor, phase: Phase) -> Tensor:
+    """Next-token loss over the windows plus the phase's load-balancing losses (Switch Transformer's, as transformers
+    computes it)."""
+    balanced = phase.balance > 0 or phase.pooled_balance > 0
+    output = model(input_ids=tokens[:, :-1], **({"output_router_logits": True} if balanced else {}))
     logits = output.logits.reshape(-1, output.logits.shape[-1])
     loss = torch.nn.functional.cross_entropy(logits, tokens[:, 1:].reshape(-1))
-    if variant.is_moe:
-        from transformers.models.qwen3_moe.modeling_qwen3_moe import load_balancing_loss_func
+    if balanced:
+        from transformers.models.qwen3_moe.modeling_qwen3_moe import load_balancing_loss_func as imbalance
 
-        config = model.config
-        loss = loss + config.router_aux_loss_coef * load_balancing_loss_func(
-            output.router_logits, config.num_experts, config.num_experts_per_tok
-        )
+        routing = (model.config.num_experts, model.config.num_experts_per_tok)
+        layers = output.router_logits
+        if phase.pooled_balance > 0:
+            loss = loss + phase.pooled_balance * imbalance(layers, *routing)
+        if phase.balance > 0:
+            loss = loss + phase.balance * sum(imbalance((layer,), *routing) for layer in layers)
     return loss
 
 
 def train(variant: Variant, ids: NDArray[np.int64], work: Path) -> Any:
     """Trains to variant.steps and returns the model. `work` keeps its state; delete it to start over."""
     model = build(variant)
-    optimizer = _optimizer(model, variant)
+    optimizer = _optimizer(model)
     state_file = work / f"{variant.name}.pt"
     first = _resume(state_file, model, optimizer)
     if first:
@@ -76,9 +89,10 @@ def train(variant: Variant, ids: NDArray[np.int64], work: Path) -> Any:
     model.train()
     started, average = time.monotonic(), math.nan
     for step in range(first, variant.steps):
+        phase, phase_step = phase_at(step, variant)
         for group in optimizer.param_groups:
-            group["lr"] = learning_rate(step, variant)
-        loss = loss_of(model, batch(ids, step, variant.batch), variant)
+            group["lr"] = learning_rate(phase_step, phase)
+        loss = loss_of(model, batch(ids, step, phase), phase)
         optimizer.zero_grad(set_to_none=True)
         loss.backward()  # type: ignore[no-untyped-call]
         torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0)
@@ -91,11 +105,11 @@ def train(variant: Variant, ids: NDArray[np.int64], work: Path) -> Any:
     return model.eval()
 
 
-def _optimizer(model: Any, variant: Variant) -> torch.optim.AdamW:
+def _optimizer(model: Any) -> torch.optim.AdamW:
     matrices = [p for p in model.parameters() if p.dim() >= 2]
     vectors = [p for p in model.parameters() if p.dim() < 2]
     groups = [{"params": matrices, "weight_decay": 0.1}, {"params": vectors, "weight_decay": 0.0}]
-    return torch.optim.AdamW(groups, lr=variant.learning_rate, betas=(0.9, 0.95))
+    return torch.optim.AdamW(groups, betas=(0.9, 0.95))
 
 
 def _resume(state_file: Path, model: Any, optimizer: torch.optim.AdamW) -> int:
@@ -114,9 +128,5 @@ def _save(state_file: Path, model: Any, optimizer: torch.optim.AdamW, step: int)
 
 
 def _say(variant: Variant, done: int, loss: float, spent: float, steps: int) -> None:
-    speed = steps * variant.batch * CONTEXT / spent
     minutes = spent / steps * (variant.steps - done) / 60
-    print(
-        f"{variant.name}: step {done}/{variant.steps}, loss {loss:.3f}, {speed:,.0f} tok/s, {minutes:.1f} min left",
-        flush=True,
-    )
+    print(f"{variant.name}: step {done}/{variant.steps}, loss {loss:.3f}, {minutes:.1f} min left", flush=True)

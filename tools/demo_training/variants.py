@@ -6,20 +6,34 @@ from dataclasses import dataclass
 from typing import Any
 
 VOCAB_SIZE = 2048
-CONTEXT = 256  # tokens of a training window
+CONTEXT = 512  # tokens the models are made for
+
+
+@dataclass(frozen=True)
+class Phase:
+    """A stretch of training with a learning-rate cycle of its own."""
+
+    steps: int
+    learning_rate: float  # the peak
+    batch: int  # windows per step
+    window: int = CONTEXT  # tokens; short ones are cheaper and teach as much at first
+    balance: float = 0.0  # weight of the load-balancing loss, summed over layers
+    pooled_balance: float = 0.0  # of the same over all layers' routing taken together
 
 
 @dataclass(frozen=True)
 class Variant:
-    """One model: its config, how long it trains, and whether each layer's router chooses the next layer's experts."""
+    """One model: its config, its training, and whether each layer's router chooses the next layer's experts."""
 
     name: str
     summary: str
     config: dict[str, Any]
-    steps: int
-    learning_rate: float = 3e-3
-    batch: int = 8  # windows per step
+    phases: tuple[Phase, ...]
     pre_gated: bool = False
+
+    @property
+    def steps(self) -> int:
+        return sum(phase.steps for phase in self.phases)
 
     @property
     def is_moe(self) -> bool:
@@ -30,12 +44,12 @@ _SHARED = {
     "vocab_size": VOCAB_SIZE,
     "num_key_value_heads": 2,
     "head_dim": 32,
-    "max_position_embeddings": 2048,
+    "max_position_embeddings": 512,
     "rope_theta": 10000.0,
     "tie_word_embeddings": True,
     "attention_bias": False,
 }
-_MOE = {"model_type": "qwen3_moe", "norm_topk_prob": True, "moe_intermediate_size": 32, "router_aux_loss_coef": 0.01}
+_MOE = {"model_type": "qwen3_moe", "norm_topk_prob": True, "moe_intermediate_size": 32}
 
 VARIANTS = {
     variant.name: variant
@@ -53,7 +67,14 @@ VARIANTS = {
                 "num_experts": 32,
                 "num_experts_per_tok": 4,
             },
-            steps=3600,
+            # Balanced over all layers together, as transformers has it, experts of single layers idle for good. The
+            # second phase goes on to whole contexts and balances every layer, the others bring in the last idle ones.
+            phases=(
+                Phase(steps=3600, learning_rate=3e-3, batch=8, window=256, pooled_balance=0.01),
+                Phase(steps=700, learning_rate=1.5e-3, batch=4, balance=0.002),
+                Phase(steps=300, learning_rate=1e-3, batch=4, balance=0.01),
+                Phase(steps=200, learning_rate=1e-3, batch=4, balance=0.02),
+            ),
         ),
         Variant(
             name="draft",
@@ -66,7 +87,7 @@ VARIANTS = {
                 "num_attention_heads": 4,
                 "num_hidden_layers": 5,
             },
-            steps=3000,
+            phases=(Phase(steps=700, learning_rate=3e-3, batch=4),),
         ),
         Variant(
             name="pre_gated",
@@ -81,7 +102,7 @@ VARIANTS = {
                 "num_experts": 16,
                 "num_experts_per_tok": 2,
             },
-            steps=2400,
+            phases=(Phase(steps=600, learning_rate=3e-3, batch=4, balance=0.004),),
             pre_gated=True,
         ),
     )

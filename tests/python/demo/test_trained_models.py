@@ -16,7 +16,7 @@ from moestro.text.model_text import read_model_text
 
 DATA = Path(__file__).parents[2] / "data" / "demo"
 PROMPTS = ("class Queue:\n", "import os\n\ndef read(path):\n", "The experts of this model")
-WINDOW = 256
+WINDOW = 512
 
 
 def report(directory: Path) -> dict:
@@ -72,7 +72,7 @@ def test_greedy_text_is_that_of_transformers(model: str, prompt: str) -> None:
 def test_it_has_learned_more_than_a_trigram_model_and_rounding_costs_little() -> None:
     found = report(built_in_directory("moestro:demo"))
     assert found["perplexity"] <= found["trigram_perplexity"] / 2
-    windows = held_out_windows("moestro:demo", 24)
+    windows = held_out_windows("moestro:demo", 16)
     results = {}
     for format in ("auto", "q8", "q4"):
         with LLM("moestro:demo", format=format, host_memory="64MiB", say=None) as llm:

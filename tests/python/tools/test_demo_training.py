@@ -114,10 +114,11 @@ def test_a_resumed_run_is_an_unbroken_one(tmp_path: Path, monkeypatch: pytest.Mo
     import torch
 
     from demo_training import training
-    from demo_training.variants import VARIANTS
+    from demo_training.variants import VARIANTS, Phase
 
     monkeypatch.setattr(training, "STEPS_PER_CHECKPOINT", 2)
-    variant = replace(VARIANTS["pre_gated"], steps=4, batch=1)
+    phases = (Phase(3, 1e-3, batch=1, window=64, pooled_balance=0.01), Phase(1, 1e-3, batch=1, balance=0.01))
+    variant = replace(VARIANTS["pre_gated"], phases=phases)
     ids = np.random.default_rng(0).integers(0, 2048, 2000)
     (tmp_path / "whole").mkdir()
     whole = training.train(variant, ids, tmp_path / "whole")
