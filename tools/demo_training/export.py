@@ -32,11 +32,11 @@ def export(model: Any, tokenizer: Tokenizer, variant: Variant, report: Report, d
     shutil.rmtree(partial, ignore_errors=True)
     model.config.eos_token_id = tokenizer.token_to_id(END)
     model.config.bos_token_id = None
-    model.generation_config.update(eos_token_id=model.config.eos_token_id, do_sample=True, temperature=0.5, top_p=0.95)
+    sampling = {"do_sample": True, "temperature": 0.7, "top_p": 0.95, "repetition_penalty": 1.1}
+    model.generation_config.update(eos_token_id=model.config.eos_token_id, **sampling)
     model.to(torch.bfloat16).save_pretrained(partial)
-    if variant.pre_gated:
-        config = json.loads((partial / "config.json").read_text())
-        _write_json(partial / "config.json", config | {"model_type": MODEL_TYPE, "architectures": ["PreGatedQwen3Moe"]})
+    (partial / "model.safetensors").chmod(0o644)  # written for its owner alone
+    _finish_config(partial / "config.json", variant)
     tokenizer.save(str(partial / "tokenizer.json"))
     settings = {"tokenizer_class": "PreTrainedTokenizerFast", "eos_token": END, "model_max_length": CONTEXT}
     _write_json(partial / "tokenizer_config.json", settings)
@@ -53,6 +53,15 @@ def export(model: Any, tokenizer: Tokenizer, variant: Variant, report: Report, d
     (partial / "README.md").write_text(card)
     shutil.rmtree(directory, ignore_errors=True)
     partial.rename(directory)
+
+
+def _finish_config(path: Path, variant: Variant) -> None:
+    config = json.loads(path.read_text())
+    if variant.is_moe:
+        config["num_experts"] = variant.config["num_experts"]  # transformers 5 writes num_local_experts, 4 reads this
+    if variant.pre_gated:
+        config |= {"model_type": MODEL_TYPE, "architectures": ["PreGatedQwen3Moe"]}
+    _write_json(path, dict(sorted(config.items())))
 
 
 def _write_json(path: Path, value: dict[str, Any]) -> None:

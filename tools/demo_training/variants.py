@@ -87,7 +87,7 @@ VARIANTS = {
                 "num_attention_heads": 4,
                 "num_hidden_layers": 5,
             },
-            phases=(Phase(steps=700, learning_rate=3e-3, batch=4),),
+            phases=(Phase(steps=700, learning_rate=3e-3, batch=4), Phase(steps=400, learning_rate=3e-3, batch=4)),
         ),
         Variant(
             name="pre_gated",
@@ -102,7 +102,10 @@ VARIANTS = {
                 "num_experts": 16,
                 "num_experts_per_tok": 2,
             },
-            phases=(Phase(steps=600, learning_rate=3e-3, batch=4, balance=0.004),),
+            phases=(
+                Phase(steps=600, learning_rate=3e-3, batch=4, balance=0.004),
+                Phase(steps=400, learning_rate=3e-3, batch=4, balance=0.004),
+            ),
             pre_gated=True,
         ),
     )

@@ -9,7 +9,7 @@ import typer
 
 app = typer.Typer(add_completion=False)
 
-_PROMPT = 'class Queue:\n    """'
+_PROMPT = "def parse_args(args):"
 
 
 @app.command()
@@ -19,13 +19,12 @@ def demo(
     host_memory: Annotated[
         str | None, typer.Option(help="Memory to stay within; room for a quarter of the experts by default.")
     ] = None,
-    seed: Annotated[int, typer.Option(help="The same seed draws the same tokens.")] = 0,
+    seed: Annotated[int, typer.Option(help="The same seed draws the same tokens.")] = 1,
     json: Annotated[bool, typer.Option("--json", help="Print one JSON object when done.")] = False,
 ) -> None:
     """Runs moestro:demo, a tiny MoE model that has read Python's library, with room for a quarter of its experts.
 
-    It writes what looks like Python. `moestro generate moestro:demo "import " --host-memory 32MiB` runs the same model
-    with every option there is.
+    It writes what looks like Python. The same model with every option: moestro generate moestro:demo "import "
     """
     from moestro.checkpoint.built_in import built_in_directory
     from moestro.cli.answering import answer_as_json, answer_as_text

@@ -13,9 +13,7 @@ app = typer.Typer(add_completion=False)
 
 @app.command()
 def pack(
-    source: Annotated[
-        str, typer.Argument(help="A directory, a Hugging Face name like org/name, or moestro:demo.")
-    ],
+    source: Annotated[str, typer.Argument(help="A directory, a Hugging Face name like org/name, or moestro:demo.")],
     destination: Annotated[Path, typer.Argument(help="The directory to make.")],
     format: Annotated[str, typer.Option(help="f32, bf16, q8 or q4.")] = "q8",
     trunk_format: Annotated[str | None, typer.Option(help="Another format for all but the experts.")] = None,

@@ -131,7 +131,7 @@ def test_demo_runs_in_a_quarter():
     assert result.exit_code == 0, result.stderr
     assert "room for 64 (25%)" in result.stderr
     assert re.search(r"30 tokens · .* hit rate [1-9].* read", result.stderr)
-    assert result.stdout.startswith("class Queue:")
+    assert result.stdout.startswith("def parse_args(args):")
     again = run("demo", "--max-tokens", 30, "--json")
     assert again.stderr == ""
     found = json.loads(again.stdout)

@@ -61,7 +61,7 @@ def test_greedy_text_is_that_of_transformers(model: str, prompt: str) -> None:
     tokenizer = AutoTokenizer.from_pretrained(directory)
     theirs = AutoModelForCausalLM.from_pretrained(directory, dtype=torch.float32)
     ids = tokenizer(prompt, return_tensors="pt").input_ids
-    settings = {"do_sample": False, "temperature": None, "top_p": None, "max_new_tokens": 48}
+    settings = {"do_sample": False, "temperature": None, "top_p": None, "repetition_penalty": 1.0, "max_new_tokens": 48}
     expected = theirs.generate(ids, attention_mask=torch.ones_like(ids), **settings)[0, ids.shape[1] :].tolist()
     with LLM(model, kv_dtype="f32", host_memory="64MiB", say=None) as llm:
         [output] = llm.generate(prompt, SamplingParams(max_tokens=48, temperature=0.0))
@@ -78,8 +78,8 @@ def test_it_has_learned_more_than_a_trigram_model_and_rounding_costs_little() ->
         with LLM("moestro:demo", format=format, host_memory="64MiB", say=None) as llm:
             results[format] = perplexity(llm, windows)
     assert results["auto"] <= found["trigram_perplexity"] / 2
-    assert results["q8"] <= 1.01 * results["auto"]
-    assert results["q4"] <= 1.25 * results["auto"]
+    assert results["q8"] <= 1.005 * results["auto"]
+    assert results["q4"] <= 1.05 * results["auto"]
 
 
 def test_a_quarter_of_the_experts_gives_the_same_text_and_real_routing_hits() -> None:
@@ -105,7 +105,7 @@ def test_routing_is_neither_collapsed_nor_the_same_for_every_token() -> None:
     assert chosen.shape == weights.shape == (8, len(tokens), 4)
     assert np.abs(weights.astype(np.float32).sum(-1) - 1).max() < 0.01
     for layer, row in enumerate(found["layers"]):
-        assert row["idlest_share"] >= 0.2
+        assert row["idlest_share"] >= 0.2  # none collapsed
         assert row["mutual_information_bits"] > 0.1
         shares = np.bincount(chosen[layer].reshape(-1), minlength=32) / chosen[layer].size * 32
         assert shares.min() > 0.1

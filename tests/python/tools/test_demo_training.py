@@ -151,7 +151,8 @@ def test_the_split_depends_on_names_alone_and_leaves_tests_out() -> None:
     assert not set(corpus.train) & set(corpus.held_out)
 
 
-def test_the_pre_gated_model_learned(tools: None) -> None:
-    found = json.loads((ROOT / "tests/data/demo/pre_gated/report.json").read_text())
-    assert found["perplexity"] < found["trigram_perplexity"]
-    assert all(row["mutual_information_bits"] > 0 for row in found["layers"])
+@pytest.mark.parametrize("place", ["tests/data/demo/pre_gated", "python/moestro/demo/models/draft"])
+def test_the_variants_learned(place: str) -> None:
+    found = json.loads((ROOT / place / "report.json").read_text())
+    assert found["perplexity"] < 100  # of 2048 tokens
+    assert all(row["mutual_information_bits"] > 0 and row["idlest_share"] > 0.2 for row in found["layers"])
