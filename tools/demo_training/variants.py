@@ -11,7 +11,7 @@ CONTEXT = 512  # tokens the models are made for
 
 @dataclass(frozen=True)
 class Phase:
-    """A stretch of training with a learning-rate cycle of its own."""
+    """A stretch of training with a learning-rate cycle of its own (SGDR: Loshchilov and Hutter, 2017)."""
 
     steps: int
     learning_rate: float  # the peak
@@ -87,7 +87,11 @@ VARIANTS = {
                 "num_attention_heads": 4,
                 "num_hidden_layers": 5,
             },
-            phases=(Phase(steps=700, learning_rate=3e-3, batch=4), Phase(steps=400, learning_rate=3e-3, batch=4)),
+            phases=(
+                Phase(steps=700, learning_rate=3e-3, batch=4),
+                Phase(steps=400, learning_rate=3e-3, batch=4),
+                Phase(steps=600, learning_rate=2e-3, batch=4),
+            ),
         ),
         Variant(
             name="pre_gated",
@@ -105,6 +109,7 @@ VARIANTS = {
             phases=(
                 Phase(steps=600, learning_rate=3e-3, batch=4, balance=0.004),
                 Phase(steps=400, learning_rate=3e-3, batch=4, balance=0.004),
+                Phase(steps=600, learning_rate=2e-3, batch=4, balance=0.004),
             ),
             pre_gated=True,
         ),
