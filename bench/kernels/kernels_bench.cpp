@@ -6,58 +6,31 @@
 #include <benchmark/benchmark.h>
 
 #include <algorithm>
-#include <chrono>
-#include <cmath>
 #include <cstdio>
 #include <cstdlib>
 #include <cstring>
 #include <functional>
 #include <memory>
-#include <random>
 #include <string>
 #include <vector>
 
+#include "attention_bench.h"
 #include "base/error.h"
 #include "base/memory.h"
 #include "kernels/ops.h"
+#include "meter.h"
 #include "peaks.h"
 #include "quant/pack.h"
 
 namespace {
 
 using namespace moestro;
+using bench::kFarBeyondCaches;
+using bench::Meter;
+using bench::normal;
 using kernels::Compute;
 
-constexpr std::size_t kFarBeyondCaches = std::size_t{192} << 20;
 constexpr int kHidden = 2048, kWidth = 768;
-
-std::vector<float> normal(std::size_t count) {
-    std::mt19937 generator(1);
-    std::normal_distribution<float> draw;
-    std::vector<float> values(count);
-    for (float& value : values) value = draw(generator);
-    return values;
-}
-
-// Started before a benchmark's loop, asked after it.
-class Meter {
-  public:
-    explicit Meter(int threads) : peak_(bench::peaks(threads)), start_(std::chrono::steady_clock::now()) {}
-
-    void report(benchmark::State& state, double bytes, double operations) const {
-        const std::chrono::duration<double> elapsed = std::chrono::steady_clock::now() - start_;
-        const double rate = static_cast<double>(state.iterations()) / elapsed.count();
-        state.counters["GB/s"] = bytes * rate / 1e9;
-        state.counters["%read"] = 100 * bytes * rate / peak_.read_bytes_per_second;
-        if (operations == 0) return;
-        state.counters["GFLOP/s"] = operations * rate / 1e9;
-        state.counters["%fma"] = 100 * operations * rate / peak_.flops;
-    }
-
-  private:
-    const bench::Peaks& peak_;
-    std::chrono::steady_clock::time_point start_;
-};
 
 // Copies of one packed matrix until they no longer fit any cache.
 struct Copies {
@@ -117,39 +90,6 @@ void gated_mlp(benchmark::State& state, Compute& compute, quant::Format format, 
     meter.report(state, static_cast<double>(gate.stride + up.stride + down.stride), 6.0 * kHidden * kWidth * rows);
 }
 
-// `rows` sequences of 4096 positions each, 16 query heads on 4 KV heads of 128.
-void attention(benchmark::State& state, Compute& compute, kernels::KvType type, int rows) {
-    constexpr int length = 4096, heads = 16;
-    kernels::AttentionJob job;
-    job.layout = {type, 4, 128};
-    const std::size_t block_bytes = job.layout.block_bytes();
-    const int blocks = length / kernels::kKvBlock;
-    const PageBuffer memory(block_bytes * static_cast<std::size_t>(blocks * std::min(rows, 16)), true);
-    std::vector<const std::byte*> table;
-    std::vector<std::int64_t> begin, positions;
-    for (int row = 0; row < rows; ++row) {
-        begin.push_back(static_cast<std::int64_t>(table.size()));
-        positions.push_back(length - 1);
-        for (int block = 0; block < blocks; ++block)
-            table.push_back(memory.data() + block_bytes * static_cast<std::size_t>(row % 16 * blocks + block));
-    }
-    const std::vector<float> q = normal(static_cast<std::size_t>(rows * heads * 128));
-    std::vector<float> y(q.size());
-    job.heads = heads;
-    job.scale = 0.088f;
-    job.q = q.data();
-    job.positions = positions.data();
-    job.block_tables = table.data();
-    job.table_begin = begin.data();
-    job.rows = rows;
-    job.y = y.data();
-    std::memset(memory.data(), 0, memory.size());
-    kernels::AttentionScratch scratch;
-    const Meter meter(compute.pool().threads());
-    for (auto _ : state) kernels::attention(compute, job, scratch);
-    meter.report(state, static_cast<double>(block_bytes) * blocks * rows, 4.0 * heads * 128 * length * rows);
-}
-
 void rms_norm(benchmark::State& state, Compute& compute, int rows) {
     const std::vector<float> x = normal(static_cast<std::size_t>(rows * kHidden)), w = normal(kHidden);
     std::vector<float> y(x.size());
@@ -197,13 +137,10 @@ void add_all(Compute& compute) {
             add("gated_mlp/" + name + tail,
                 [=, &compute](benchmark::State& s) { gated_mlp(s, compute, format, rows); });
         }
-        for (const auto& [name, type] : std::vector<std::pair<std::string, kernels::KvType>>{
-                 {"f32", kernels::KvType::f32}, {"bf16", kernels::KvType::bf16}, {"f16", kernels::KvType::f16}})
-            add("attention/" + name + tail,
-                [=, type = type, &compute](benchmark::State& s) { attention(s, compute, type, rows); });
         add("rms_norm/f32" + tail, [=, &compute](benchmark::State& s) { rms_norm(s, compute, rows); });
         add("router/f32" + tail, [=, &compute](benchmark::State& s) { router(s, compute, rows); });
     }
+    bench::add_attention(compute, isa);
 }
 
 // Takes --threads=N out of the arguments; 2 where it is absent.

@@ -1,11 +1,13 @@
-// Attention over block tables. An item is one query row and one KV head: its query heads share every key and value
-// read. With few such items and long contexts (decode), segments become items of their own and fold afterwards.
+// Attention over block tables. An item is a tile of query rows and one KV head: its queries share every key and value
+// read. Tiles that are much of a call and span several segments (decoding with a long context) are split: their
+// segments are computed as items of their own, wave by wave, and folded in order after each.
 #include <algorithm>
-#include <limits>
+#include <cstdint>
+#include <memory>
+#include <span>
 
-#include "base/error.h"
 #include "base/exact.h"
-#include "base/types.h"
+#include "kernels/attention_tiles.h"
 #include "kernels/ops.h"
 #include "kernels/table.h"
 
@@ -13,165 +15,214 @@ namespace moestro::kernels {
 
 namespace {
 
-struct Shape {
-    int group;           // query heads per KV head
-    std::size_t floats;  // of one state
-    std::size_t group_floats() const { return static_cast<std::size_t>(group) * floats; }
+// Multiply-adds below which waking other threads costs more than it saves.
+constexpr std::int64_t kAlone = 1 << 18;
+
+class Attending {
+  public:
+    Attending(Compute& compute, const AttentionJob& job, const AttentionSizes& sizes)
+        : compute_(compute), table_(compute.table()), job_(job), sizes_(sizes) {}
+
+    // Puts the tiles to split last and returns their number.
+    std::int64_t choose(std::span<AttentionTile> tiles) const;
+    // Floats of scratch, given how many tiles to split.
+    std::size_t floats(std::int64_t split) const;
+
+    void whole(std::span<const AttentionTile> tiles, float* scratch) const;
+    void split(std::span<AttentionTile> tiles, float* scratch) const;
+
+  private:
+    // One KV head of a split tile. Its segments are numbers unit .. unit + tile.segments - 1 of the call's.
+    struct Item {
+        const AttentionTile& tile;
+        int kv_head;
+        std::int64_t unit;
+    };
+
+    QueryTile queries(const AttentionTile& tile) const { return {tile.rows, sizes_.tile.group, sizes_.tile.head_dim}; }
+    std::int64_t row_floats() const { return static_cast<std::int64_t>(job_.heads) * job_.layout.head_dim; }
+    std::int64_t head_offset(const AttentionTile& tile, int kv_head) const {
+        return tile.row * row_floats() + static_cast<std::int64_t>(kv_head) * sizes_.tile.group * job_.layout.head_dim;
+    }
+    std::int64_t work(const AttentionTile& tile) const { return tile.rows * tile.segments; }
+    std::int64_t multiply_adds(std::span<const AttentionTile> tiles) const;
+
+    void attend(const AttentionTile& tile, int kv_head, std::int64_t segment, float* states, float* scratch) const;
+    bool start_with_sinks(const AttentionTile& tile, int kv_head, float* totals) const;
+    void finish(const AttentionTile& tile, int kv_head, const float* totals) const;
+    void fold(const Item& item, std::int64_t begin, std::int64_t end, const float* states, float* totals) const;
+    Item item(std::span<const AttentionTile> tiles, std::int64_t index) const;
+    std::int64_t item_with(std::span<const AttentionTile> tiles, std::int64_t unit) const;
+
+    Compute& compute_;
+    const Table& table_;
+    const AttentionJob& job_;
+    const AttentionSizes& sizes_;
 };
 
-Shape shape_of(const KvLayout& layout, int heads) {
-    MOESTRO_CHECK(layout.kv_heads > 0 && heads % layout.kv_heads == 0);
-    return {heads / layout.kv_heads, static_cast<std::size_t>(state_floats(layout.head_dim))};
+std::int64_t Attending::choose(std::span<AttentionTile> tiles) const {
+    const int threads = compute_.pool().threads();
+    if (threads == 1) return 0;
+    std::int64_t total = 0;
+    for (const AttentionTile& tile : tiles) total += work(tile) * job_.layout.kv_heads;
+    const auto large = std::partition(tiles.begin(), tiles.end(), [&](const AttentionTile& tile) {
+        return tile.segments == 1 || work(tile) * kItemsPerThread * threads <= total;
+    });
+    return tiles.end() - large;
 }
 
-std::int64_t first_visible(const AttentionJob& job, std::int64_t position) {
-    return job.window > 0 ? std::max<std::int64_t>(0, position - job.window + 1) : 0;
+std::size_t Attending::floats(std::int64_t split) const {
+    const std::size_t workers = static_cast<std::size_t>(compute_.pool().threads()) * sizes_.worker();
+    if (split == 0) return workers;
+    return workers + static_cast<std::size_t>(split * job_.layout.kv_heads + sizes_.wave()) * sizes_.states();
 }
 
-// One query row, one KV head.
-struct Head {
-    std::int64_t row;
-    int kv_head;
-};
-Head head_at(const AttentionJob& job, std::int64_t item) {
-    return {item / job.layout.kv_heads, static_cast<int>(item % job.layout.kv_heads)};
+std::int64_t Attending::multiply_adds(std::span<const AttentionTile> tiles) const {
+    std::int64_t keys = 0;
+    for (const AttentionTile& tile : tiles) {
+        const std::int64_t last = job_.positions[tile.row + tile.rows - 1];
+        keys += tile.rows * std::min(last + 1, tile.segments * kKvSegment);
+    }
+    return keys * 2 * row_floats();
 }
 
-void run_segment(const Table& table, const AttentionJob& job, const Shape& shape, Head head, std::int64_t segment,
-                 float* states) {
-    const KvLayout& layout = job.layout;
-    const std::int64_t position = job.positions[head.row];
+void Attending::attend(const AttentionTile& tile, int kv_head, std::int64_t segment, float* states,
+                       float* scratch) const {
+    const KvLayout& layout = job_.layout;
     const std::size_t head_bytes = static_cast<std::size_t>(layout.head_dim) * kKvBlock * bytes(layout.type);
     SegmentCall call;
-    call.blocks = job.block_tables + job.table_begin[head.row];
-    call.first = std::max(first_visible(job, position), segment * kKvSegment);
-    call.last = std::min(position, (segment + 1) * kKvSegment - 1);
-    call.k_offset = static_cast<std::size_t>(head.kv_head) * head_bytes;
-    call.v_offset = static_cast<std::size_t>(layout.kv_heads + head.kv_head) * head_bytes;
-    call.q = job.q + (head.row * job.heads + head.kv_head * shape.group) * layout.head_dim;
-    call.heads = shape.group;
-    call.head_dim = layout.head_dim;
-    call.scale = job.scale;
+    call.tile = queries(tile);
+    call.position = job_.positions[tile.row];
+    call.window = job_.window;
+    call.segment = segment;
+    call.blocks = job_.block_tables + job_.table_begin[tile.row];
+    call.k_offset = static_cast<std::size_t>(kv_head) * head_bytes;
+    call.v_offset = static_cast<std::size_t>(layout.kv_heads + kv_head) * head_bytes;
+    call.q = job_.q + head_offset(tile, kv_head);
+    call.q_stride = row_floats();
+    call.scale = job_.scale;
     call.states = states;
-    table.attend[static_cast<std::size_t>(layout.type)](call);
+    call.scratch = scratch;
+    table_.attend[static_cast<std::size_t>(layout.type)](call);
 }
 
 // The totals before the first segment: a sink per head. Returns false where there is none and the first segment's
 // states are the totals.
-bool start_with_sinks(const AttentionJob& job, const Shape& shape, int kv_head, float* totals) {
-    if (!job.sinks) return false;
-    std::fill_n(totals, shape.group_floats(), 0.0f);
-    for (int h = 0; h < shape.group; ++h) {
-        float* state = totals + static_cast<std::size_t>(h) * shape.floats;
-        state[0] = job.sinks[kv_head * shape.group + h];
-        state[1] = 1.0f;
+bool Attending::start_with_sinks(const AttentionTile& tile, int kv_head, float* totals) const {
+    if (!job_.sinks) return false;
+    const QueryTile shape = queries(tile);
+    const int count = shape.rows * shape.group;
+    std::fill_n(totals, state_floats(shape), 0.0f);
+    for (int t = 0; t < count; ++t) {
+        totals[t] = job_.sinks[kv_head * shape.group + t % shape.group];
+        totals[round_to_lanes(count) + t] = 1.0f;
     }
     return true;
 }
 
-void merge_group(const Table& table, const Shape& shape, int head_dim, float* totals, const float* states) {
-    for (std::size_t at = 0; at < shape.group_floats(); at += shape.floats)
-        table.merge(totals + at, states + at, head_dim);
+void Attending::finish(const AttentionTile& tile, int kv_head, const float* totals) const {
+    table_.finish(totals, queries(tile), job_.y + head_offset(tile, kv_head), row_floats());
 }
 
-void finish_group(const Table& table, const AttentionJob& job, const Shape& shape, Head head, const float* totals) {
-    float* y = job.y + (head.row * job.heads + head.kv_head * shape.group) * job.layout.head_dim;
-    for (int h = 0; h < shape.group; ++h)
-        table.finish(totals + static_cast<std::size_t>(h) * shape.floats, y + h * job.layout.head_dim,
-                     job.layout.head_dim);
-}
-
-// Folds a head's segments in order; states(segment, spare) gives each segment's states, computing them into `spare`
-// where need be.
-template <class States>
-void fold(const Table& table, const AttentionJob& job, const Shape& shape, Head head, float* totals,
-          const States& states) {
-    const std::int64_t position = job.positions[head.row];
-    bool started = start_with_sinks(job, shape, head.kv_head, totals);
-    for (std::int64_t s = first_visible(job, position) / kKvSegment; s <= position / kKvSegment; ++s) {
-        const float* segment = states(s);
-        if (started)
-            merge_group(table, shape, job.layout.head_dim, totals, segment);
-        else
-            std::copy_n(segment, shape.group_floats(), totals);
-        started = true;
-    }
-    finish_group(table, job, shape, head, totals);
-}
-
-void attend_whole(Compute& compute, const AttentionJob& job, const Shape& shape, AttentionScratch& scratch) {
-    const std::size_t worker_floats = 2 * shape.group_floats();
-    const std::size_t needed = static_cast<std::size_t>(compute.pool().threads()) * worker_floats;
-    if (scratch.states.size() < needed) resize_exactly(scratch.states, needed);
-    compute.pool().parallel_for(
-        static_cast<std::int64_t>(job.rows) * job.layout.kv_heads, [&](std::int64_t item, int worker) {
-            const Head head = head_at(job, item);
-            float* totals = scratch.states.data() + static_cast<std::size_t>(worker) * worker_floats;
-            float* segment = totals + shape.group_floats();
-            fold(compute.table(), job, shape, head, totals, [&](std::int64_t s) {
-                run_segment(compute.table(), job, shape, head, s, segment);
-                return segment;
-            });
+void Attending::whole(std::span<const AttentionTile> tiles, float* scratch) const {
+    const int kv_heads = job_.layout.kv_heads;
+    const auto one = [&](std::int64_t item, int worker) {
+        const AttentionTile& tile = tiles[static_cast<std::size_t>(item / kv_heads)];
+        const int kv_head = static_cast<int>(item % kv_heads);
+        float* totals = scratch + static_cast<std::size_t>(worker) * sizes_.worker();
+        float *states = totals + sizes_.states(), *folding = states + sizes_.states();
+        bool started = start_with_sinks(tile, kv_head, totals);
+        for (std::int64_t s = tile.segment; s < tile.segment + tile.segments; ++s) {
+            attend(tile, kv_head, s, started ? states : totals, folding);
+            if (started) table_.merge(totals, states, queries(tile));
+            started = true;
+        }
+        finish(tile, kv_head, totals);
+    };
+    const std::int64_t items = static_cast<std::int64_t>(tiles.size()) * kv_heads;
+    if (multiply_adds(tiles) > kAlone)
+        compute_.pool().parallel_for(items, one);
+    else
+        compute_.pool().parallel_for(items > 0, [&](std::int64_t, int worker) {
+            for (std::int64_t item = 0; item < items; ++item) one(item, worker);
         });
 }
 
-// Every (row, KV head) owns `span` + 1 groups of states: its segments from its first visible one on, then its totals.
-void attend_by_segment(Compute& compute, const AttentionJob& job, const Shape& shape, std::int64_t span,
-                       AttentionScratch& scratch) {
-    const std::int64_t heads = static_cast<std::int64_t>(job.rows) * job.layout.kv_heads;
-    const std::size_t head_floats = static_cast<std::size_t>(span + 1) * shape.group_floats();
-    const std::size_t needed = static_cast<std::size_t>(heads) * head_floats;
-    if (scratch.states.size() < needed) resize_exactly(scratch.states, needed);
-    const auto states_of = [&](std::int64_t item, std::int64_t segment) {
-        return scratch.states.data() + static_cast<std::size_t>(item) * head_floats +
-               static_cast<std::size_t>(segment) * shape.group_floats();
-    };
-    compute.pool().parallel_for(heads * span, [&](std::int64_t item, int) {
-        const Head head = head_at(job, item / span);
-        const std::int64_t position = job.positions[head.row];
-        const std::int64_t segment = first_visible(job, position) / kKvSegment + item % span;
-        if (segment > position / kKvSegment) return;
-        run_segment(compute.table(), job, shape, head, segment, states_of(item / span, item % span));
-    });
-    compute.pool().parallel_for(heads, [&](std::int64_t item, int) {
-        const Head head = head_at(job, item);
-        const std::int64_t first = first_visible(job, job.positions[head.row]) / kKvSegment;
-        fold(compute.table(), job, shape, head, states_of(item, span),
-             [&](std::int64_t s) { return states_of(item, s - first); });
-    });
+Attending::Item Attending::item(std::span<const AttentionTile> tiles, std::int64_t index) const {
+    const AttentionTile& tile = tiles[static_cast<std::size_t>(index / job_.layout.kv_heads)];
+    const int kv_head = static_cast<int>(index % job_.layout.kv_heads);
+    return {tile, kv_head, tile.unit + kv_head * tile.segments};
 }
 
-// Fewer items than this per thread leave threads idle at the end.
-constexpr std::int64_t kItemsPerThread = 4;
+// The index of the item that has a unit.
+std::int64_t Attending::item_with(std::span<const AttentionTile> tiles, std::int64_t unit) const {
+    const auto after = std::upper_bound(tiles.begin(), tiles.end(), unit,
+                                        [](std::int64_t wanted, const auto& tile) { return wanted < tile.unit; });
+    const auto tile = after - 1;
+    return (tile - tiles.begin()) * job_.layout.kv_heads + (unit - tile->unit) / tile->segments;
+}
 
-bool splits(std::int64_t heads, std::int64_t span, int threads) {
-    return threads > 1 && span > 1 && heads < kItemsPerThread * threads;
+// Folds units [begin, end) of an item, the states of the first of which are the first of `states`.
+void Attending::fold(const Item& item, std::int64_t begin, std::int64_t end, const float* states, float* totals) const {
+    for (std::int64_t unit = begin; unit < end; ++unit, states += sizes_.states()) {
+        if (unit == item.unit && !start_with_sinks(item.tile, item.kv_head, totals))
+            std::copy_n(states, state_floats(queries(item.tile)), totals);
+        else
+            table_.merge(totals, states, queries(item.tile));
+    }
+    if (end == item.unit + item.tile.segments) finish(item.tile, item.kv_head, totals);
+}
+
+void Attending::split(std::span<AttentionTile> tiles, float* scratch) const {
+    std::int64_t units = 0;
+    for (AttentionTile& tile : tiles) {
+        tile.unit = units;
+        units += tile.segments * job_.layout.kv_heads;
+    }
+    float* totals = scratch + static_cast<std::size_t>(compute_.pool().threads()) * sizes_.worker();
+    float* waiting = totals + tiles.size() * static_cast<std::size_t>(job_.layout.kv_heads) * sizes_.states();
+    const auto states_of = [&](std::int64_t slot) {
+        return waiting + static_cast<std::size_t>(slot) * sizes_.states();
+    };
+    for (std::int64_t begin = 0; begin < units; begin += sizes_.wave()) {
+        const std::int64_t end = std::min(units, begin + sizes_.wave());
+        compute_.pool().parallel_for(end - begin, [&](std::int64_t slot, int worker) {
+            const Item at = item(tiles, item_with(tiles, begin + slot));
+            attend(at.tile, at.kv_head, at.tile.segment + begin + slot - at.unit, states_of(slot),
+                   scratch + static_cast<std::size_t>(worker) * sizes_.worker());
+        });
+        const std::int64_t first = item_with(tiles, begin), last = item_with(tiles, end - 1);
+        compute_.pool().parallel_for(last - first + 1, [&](std::int64_t i, int) {
+            const Item at = item(tiles, first + i);
+            const std::int64_t from = std::max(begin, at.unit), to = std::min(end, at.unit + at.tile.segments);
+            fold(at, from, to, states_of(from - begin), totals + static_cast<std::size_t>(first + i) * sizes_.states());
+        });
+    }
+}
+
+// 64-byte aligned floats inside `values`, grown to hold `count` of them.
+float* aligned(std::vector<float>& values, std::size_t count) {
+    constexpr std::size_t most_padding = 16;
+    if (values.size() < count + most_padding) resize_exactly(values, count + most_padding);
+    void* at = values.data();
+    std::size_t space = values.size() * sizeof(float);
+    return static_cast<float*>(std::align(64, count * sizeof(float), at, space));
 }
 
 }  // namespace
 
-std::size_t AttentionScratch::bytes(const KvLayout& layout, int heads, int rows, std::int64_t max_len, int threads) {
-    const std::size_t group_bytes = shape_of(layout, heads).group_floats() * sizeof(float);
-    const std::size_t whole = static_cast<std::size_t>(threads) * 2 * group_bytes;
-    const std::int64_t span = ceil_div(max_len, kKvSegment);
-    if (threads == 1 || span <= 1) return whole;
-    const std::int64_t most_heads =
-        std::min<std::int64_t>(static_cast<std::int64_t>(rows) * layout.kv_heads, kItemsPerThread * threads - 1);
-    return std::max(whole, static_cast<std::size_t>(most_heads * (span + 1)) * group_bytes);
-}
-
 void attention(Compute& compute, const AttentionJob& job, AttentionScratch& scratch) {
-    const Shape shape = shape_of(job.layout, job.heads);
-    std::int64_t span = 0;
-    for (int row = 0; row < job.rows; ++row) {
-        MOESTRO_CHECK(job.positions[row] >= 0);
-        const std::int64_t first = first_visible(job, job.positions[row]) / kKvSegment;
-        span = std::max(span, job.positions[row] / kKvSegment - first + 1);
-    }
-    if (splits(static_cast<std::int64_t>(job.rows) * job.layout.kv_heads, span, compute.pool().threads()))
-        attend_by_segment(compute, job, shape, span, scratch);
-    else
-        attend_whole(compute, job, shape, scratch);
+    if (job.rows == 0) return;
+    const int threads = compute.pool().threads();
+    const int most = cut(job, rows_per_tile(job.layout, job.heads, job.rows, threads), scratch.tiles);
+    const AttentionSizes sizes{{most, heads_per_group(job.layout, job.heads), job.layout.head_dim}, threads};
+    const Attending attending(compute, job, sizes);
+    const std::span<AttentionTile> tiles(scratch.tiles);
+    const std::int64_t split = attending.choose(tiles);
+    float* floats = aligned(scratch.floats, attending.floats(split));
+    const auto whole = tiles.size() - static_cast<std::size_t>(split);
+    attending.split(tiles.subspan(whole), floats);
+    attending.whole(tiles.first(whole), floats);
 }
 
 void attention(Compute& compute, const AttentionJob& job) {

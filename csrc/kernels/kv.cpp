@@ -12,6 +12,8 @@ namespace moestro::kernels {
 
 namespace {
 
+constexpr int kFloatsPerItem = 8192;
+
 // Element i of `from` goes to column `column` of row i of a [n][64] array.
 template <class T>
 void scatter(const std::byte* from, int n, std::byte* to, std::int64_t column) {
@@ -57,21 +59,26 @@ void kv_append(Compute& compute, const KvLayout& layout, const float* k, const f
                std::byte* const* blocks, int rows) {
     const std::size_t head_bytes = static_cast<std::size_t>(layout.head_dim) * kKvBlock * bytes(layout.type);
     const std::size_t value_bytes = static_cast<std::size_t>(layout.head_dim) * bytes(layout.type);
-    compute.pool().parallel_for(rows, [&](std::int64_t row, int) {
-        const std::int64_t width = static_cast<std::int64_t>(layout.kv_heads) * layout.head_dim;
+    const auto append = [&](std::int64_t row, std::int64_t head) {
+        const std::int64_t at = (row * layout.kv_heads + head) * layout.head_dim;
         for (const float* x : {k, v})
-            require(stays_finite(x + row * width, static_cast<int>(width), layout.type), ErrorKind::numeric,
+            require(stays_finite(x + at, layout.head_dim, layout.type), ErrorKind::numeric,
                     "attention: a key or value of position ", positions[row],
                     " is not finite in the KV cache's type; kv_dtype='f32' has the widest range");
         const std::int64_t column = positions[row] % kKvBlock;
-        std::byte* keys = blocks[row];
-        std::byte* values = blocks[row] + static_cast<std::size_t>(layout.kv_heads) * head_bytes;
-        for (int head = 0; head < layout.kv_heads; ++head, keys += head_bytes, values += head_bytes) {
-            const std::int64_t at = (row * layout.kv_heads + head) * layout.head_dim;
-            write_key(compute.table(), layout, k + at, column, keys);
-            compute.table().narrow[static_cast<std::size_t>(layout.type)](
-                v + at, values + static_cast<std::size_t>(column) * value_bytes, layout.head_dim);
-        }
+        std::byte* keys = blocks[row] + static_cast<std::size_t>(head) * head_bytes;
+        std::byte* values = keys + static_cast<std::size_t>(layout.kv_heads) * head_bytes;
+        write_key(compute.table(), layout, k + at, column, keys);
+        compute.table().narrow[static_cast<std::size_t>(layout.type)](
+            v + at, values + static_cast<std::size_t>(column) * value_bytes, layout.head_dim);
+    };
+    // One head's rows after the other's, and many to an item: neighbouring positions share the cache lines of keys, and
+    // two threads that write them in turn hand every line to and fro.
+    const std::int64_t all = static_cast<std::int64_t>(rows) * layout.kv_heads,
+                       per_item = std::max(1, kFloatsPerItem / std::max(1, layout.head_dim));
+    compute.pool().parallel_for(ceil_div(all, per_item), [&](std::int64_t item, int) {
+        const std::int64_t end = std::min(all, (item + 1) * per_item);
+        for (std::int64_t at = item * per_item; at < end; ++at) append(at % rows, at / rows);
     });
 }
 

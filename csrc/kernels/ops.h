@@ -122,10 +122,18 @@ struct AttentionJob {
     int rows = 0;
     float* y = nullptr;
 };
-// States of segments under way; reused between calls, grows to the largest call.
+// Rows computed together: consecutive positions of one sequence that see keys of the same segments.
+struct AttentionTile {
+    std::int32_t row = 0, rows = 0;          // from row `row` on
+    std::int64_t segment = 0, segments = 0;  // the first one seen, and how many
+    std::int64_t unit = 0;                   // where segments are shared out: the number of its first
+};
+// Tiles, and states under way; reused between calls, grows to the largest call.
 struct AttentionScratch {
-    std::vector<float> states;
-    // What attention() will hold for calls of up to `rows` rows at positions below `max_len`.
+    std::vector<float> floats;
+    std::vector<AttentionTile> tiles;
+    std::size_t held() const;  // bytes
+    // The most that calls of up to `rows` rows at positions below `max_len` make it hold.
     static std::size_t bytes(const KvLayout& layout, int heads, int rows, std::int64_t max_len, int threads);
 };
 void attention(Compute& compute, const AttentionJob& job, AttentionScratch& scratch);

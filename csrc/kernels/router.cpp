@@ -2,12 +2,15 @@
 #include <vector>
 
 #include "base/error.h"
+#include "base/types.h"
 #include "kernels/ops.h"
 #include "kernels/table.h"
 
 namespace moestro::kernels {
 
 namespace {
+
+constexpr int kLogitsPerItem = 1024;  // work worth a claim
 
 // Inserts by descending probability; expert ids come ascending, so a later equal one stays behind.
 void select(const float* p, int experts, int top_k, std::int32_t* ids, float* weights) {
@@ -36,13 +39,18 @@ void route_softmax_topk(Compute& compute, const float* logits, int rows, int exp
                         std::int32_t* ids, float* weights) {
     MOESTRO_CHECK(1 <= top_k && top_k <= experts);
     std::vector<float> all(static_cast<std::size_t>(compute.pool().threads()) * static_cast<std::size_t>(experts));
-    compute.pool().parallel_for(rows, [&](std::int64_t row, int worker) {
-        float* p = all.data() + static_cast<std::ptrdiff_t>(worker) * experts;
+    const auto route = [&](std::int64_t row, float* p) {
         const bool finite = compute.table().softmax(logits + row * experts, experts, p);
         require(finite, ErrorKind::numeric, "a router logit is not finite (row ", row, " of ", rows, ")");
         float* kept = weights + row * top_k;
         select(p, experts, top_k, ids + row * top_k, kept);
         if (normalise) normalise_weights(kept, top_k);
+    };
+    const std::int64_t rows_per_item = std::max(1, kLogitsPerItem / experts);
+    compute.pool().parallel_for(ceil_div(rows, rows_per_item), [&](std::int64_t item, int worker) {
+        float* p = all.data() + static_cast<std::ptrdiff_t>(worker) * experts;
+        const std::int64_t end = std::min<std::int64_t>(rows, (item + 1) * rows_per_item);
+        for (std::int64_t row = item * rows_per_item; row < end; ++row) route(row, p);
     });
 }
 

@@ -32,22 +32,41 @@ struct PanelCall {
     std::int64_t ldy = 0;
 };
 
-// The unnormalised attention state of one query head: 16 floats of which [0] is the maximum m and [1] the sum l, then
-// the output o padded with zeros to whole vectors.
-constexpr int kStateHeader = 16;
-static constexpr int state_floats(int head_dim) {
-    return kStateHeader + (head_dim + 15) / 16 * 16;
+// Queries that share a KV head: `rows` rows at consecutive positions of one sequence, `group` heads each. Query t is
+// head t % group of row t / group.
+struct QueryTile {
+    int rows = 1, group = 1, head_dim = 0;
+};
+static constexpr int round_to_lanes(int n) {
+    return (n + 15) / 16 * 16;
+}
+// Floats of a tile's unnormalised states: maxima m and sums l, each padded to whole vectors, then the outputs o
+// [queries][head_dim padded].
+static constexpr std::size_t state_floats(const QueryTile& tile) {
+    const int queries = tile.rows * tile.group;
+    return 2 * static_cast<std::size_t>(round_to_lanes(queries)) +
+           static_cast<std::size_t>(queries) * static_cast<std::size_t>(round_to_lanes(tile.head_dim));
+}
+// Floats that folding a segment needs besides: scores, three numbers per query, one block's keys and values widened.
+static constexpr std::size_t fold_floats(const QueryTile& tile) {
+    const int queries = tile.rows * tile.group;
+    return static_cast<std::size_t>(queries) * kKvBlock + 2 * static_cast<std::size_t>(round_to_lanes(queries)) +
+           2 * static_cast<std::size_t>(round_to_lanes(tile.head_dim)) * kKvBlock;
 }
 
-// The query heads of one KV head over the visible keys of one segment.
+// A tile over the keys it sees of one segment. Every row must see some of it.
 struct SegmentCall {
+    QueryTile tile;
+    std::int64_t position = 0;                 // of the first row
+    std::int64_t window = 0;                   // keys a row sees, itself included; 0 is no limit
+    std::int64_t segment = 0;                  // positions 512 * segment .. 512 * segment + 511
     const std::byte* const* blocks = nullptr;  // the sequence's table: entry b holds positions 64 b .. 64 b + 63
-    std::int64_t first = 0, last = 0;          // visible positions, both inclusive, inside one segment
     std::size_t k_offset = 0, v_offset = 0;    // bytes from a block's start to this head's K and V
-    const float* q = nullptr;                  // [heads, head_dim]
-    int heads = 0, head_dim = 0;
+    const float* q = nullptr;                  // head h of row r at r * q_stride + h * head_dim
+    std::int64_t q_stride = 0;
     float scale = 0;
-    float* states = nullptr;  // [heads] states, written whole
+    float* states = nullptr;   // written whole
+    float* scratch = nullptr;  // fold_floats(tile)
 };
 
 struct Table {
@@ -76,10 +95,10 @@ struct Table {
     void (*narrow[3])(const float* x, std::byte* y, int n);
     // By KvType: folds a segment's visible keys into fresh states.
     void (*attend[3])(const SegmentCall& call);
-    // total = fold of total and the state that follows it.
-    void (*merge)(float* total, const float* state, int head_dim);
-    // y = o / l.
-    void (*finish)(const float* state, float* y, int head_dim);
+    // total = fold of total and the states that follow it.
+    void (*merge)(float* total, const float* states, const QueryTile& tile);
+    // y = o / l; head h of row r goes to r * y_stride + h * head_dim.
+    void (*finish)(const float* total, const QueryTile& tile, float* y, std::int64_t y_stride);
 };
 
 const Table& scalar_table();

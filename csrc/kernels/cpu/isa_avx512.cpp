@@ -15,8 +15,8 @@ constexpr int kFloatRows = 8;         // rows that share a load of an f32 weight
 constexpr int kHalfRows = 8;          // and of a bf16 weight
 constexpr int kPrefetchBytes = 2048;  // how far ahead of the weights to prefetch
 constexpr int kKeyVectors = 4;        // vectors of keys scored together
-constexpr int kValueVectors = 2;      // vectors of output elements summed together
-constexpr int kHeadBlock = 4;         // query heads that share a load of a key or value
+constexpr int kValueVectors = 4;      // vectors of output elements summed together
+constexpr int kQueryRun = 6;          // queries that share a load of a key or value
 
 using F32 = __m512;
 struct I32 {  // a type of its own: __m512i alone would not say what its lanes are

@@ -12,7 +12,7 @@ constexpr int kHalfRows = 1;       // rows that share a load of a bf16 weight
 constexpr int kPrefetchBytes = 0;  // how far ahead of the weights to prefetch
 constexpr int kKeyVectors = 1;     // vectors of keys scored together
 constexpr int kValueVectors = 1;   // vectors of output elements summed together
-constexpr int kHeadBlock = 1;      // query heads that share a load of a key or value
+constexpr int kQueryRun = 1;       // queries that share a load of a key or value
 
 struct F32 {
     float at[16];

@@ -98,7 +98,7 @@ struct Batch {
         attention(compute, job, scratch);
         std::int64_t longest = 0;
         for (std::size_t row = first; row < first + count; ++row) longest = std::max(longest, c.positions[row] + 1);
-        EXPECT_LE(scratch.states.size() * sizeof(float),
+        EXPECT_LE(scratch.held(),
                   AttentionScratch::bytes(c.layout, c.heads, job.rows, longest, compute.pool().threads()));
         return y;
     }

@@ -4,6 +4,7 @@
 #include "kernels/cpu/body/math.inl"
 #include "kernels/cpu/body/rowwise.inl"
 #include "kernels/cpu/body/linear.inl"
+#include "kernels/cpu/body/attention_products.inl"
 #include "kernels/cpu/body/attention.inl"
 #include "kernels/cpu/body/table.inl"
 // clang-format on

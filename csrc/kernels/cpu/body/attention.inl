@@ -1,166 +1,256 @@
-// Attention of one KV head's query heads over one segment of keys, block by block. A block's keys and values are read
-// once for kHeadBlock heads; lanes are keys while scoring and output elements while summing values.
+// Attention of a tile of queries over one segment of keys, block by block. Each query folds the keys that it sees in
+// the order docs/numerics.md gives, whatever tile it is in.
 
-template <class T, int H>
+// Queries from which on a block is widened and packed before it is used: fewer use it where it lies.
+constexpr int kPackedQueries = 24;
+
+// Where the parts of a tile's states lie (Float: float or const float).
+template <class Float>
+struct TileStates {
+    Float *m, *l, *o;
+    int o_step;
+
+    TileStates(Float* at, const QueryTile& tile)
+        : m(at),
+          l(m + round_to_lanes(tile.rows * tile.group)),
+          o(l + round_to_lanes(tile.rows * tile.group)),
+          o_step(round_to_lanes(tile.head_dim)) {}
+};
+
+// And those of what folding needs besides.
+struct FoldScratch {
+    float *keys, *values, *scores, *reduced, *rescale;
+
+    FoldScratch(float* at, const QueryTile& tile)
+        : keys(at),
+          values(keys + round_to_lanes(tile.head_dim) * kKvBlock),
+          scores(values + round_to_lanes(tile.head_dim) * kKvBlock),
+          reduced(scores + tile.rows * tile.group * kKvBlock),  // over a query's keys: the largest score, then the sum
+          rescale(reduced + round_to_lanes(tile.rows * tile.group)) {}
+};
+
+// A block's keys as panels of kKeyVectors vectors.
+template <class T>
+inline void pack_keys(const T* keys, int head_dim, float* packed) {
+    constexpr int width = kKeyVectors * kLanes;
+    for (int i = 0; i < head_dim; ++i)
+        for (int key = 0; key < kKvBlock; key += kLanes)
+            store(packed + key / width * width * head_dim + i * width + key % width, load(keys + i * kKvBlock + key));
+}
+
+// Output elements [from, to) of a block's values as panels of `Vectors` vectors, rows [begin, end); `to` may leave the
+// last vector incomplete.
+template <int Vectors, class T>
+inline void pack_values(const T* values, int head_dim, int from, int to, int begin, int end, float* packed) {
+    constexpr int width = Vectors * kLanes;
+    for (int j = begin; j < end; ++j)
+        for (int i = from; i < to; i += kLanes)
+            store(packed + i / width * width * kKvBlock + j * width + i % width,
+                  load_some(values + j * head_dim + i, to - i < kLanes ? to - i : kLanes));
+}
+
 struct BlockFold {
-    const T* k;             // [head_dim][64]
-    const T* v;             // [64][head_dim]
-    const std::byte* next;  // where the next block's keys start, or null
-    const float* q;
-    float* states;
-    int head_dim, begin, end;  // visible keys [begin, end) of the block
-    float scale;
-    alignas(64) float weights[H][kKvBlock];  // scores, then exp(score - m)
-    float rescale[H];
+    const SegmentCall& call;
+    TileStates<float> states;
+    FoldScratch scratch;
+    std::int64_t base;     // position of the block's first key
+    int from = 0, to = 0;  // queries that see any of the block
 
-    float* state(int h) const { return states + h * state_floats(head_dim); }
-
-    // A column of keys is strided, which hides it from the hardware's prefetchers: values are fetched while keys are
-    // scored, and the next block's keys while weights are made of scores.
-    static void fetch_64(const std::byte* at) {
-        for (std::size_t line = 0; line < kKvBlock * sizeof(T); line += 64) __builtin_prefetch(at + line);
+    // Visible keys of a row of the tile: [begin, end) of the block.
+    int begin(int row) const {
+        const std::int64_t low = call.window > 0 ? call.position + row - call.window + 1 - base : 0;
+        return static_cast<int>(low < 0 ? 0 : low > kKvBlock ? kKvBlock : low);
     }
-    void fetch_next_keys() const {
-        if (next)
-            for (int i = 0; i < head_dim; ++i) fetch_64(next + static_cast<std::size_t>(i) * kKvBlock * sizeof(T));
+    int end(int row) const {
+        const std::int64_t high = call.position + row + 1 - base;
+        return static_cast<int>(high < 0 ? 0 : high > kKvBlock ? kKvBlock : high);
+    }
+    int begin_of(int query) const { return begin(query / call.tile.group); }
+    int end_of(int query) const { return end(query / call.tile.group); }
+
+    // Rows see keys in steps: those that see none of this block come first (it is their future) or last (they are past
+    // it).
+    void find_queries() {
+        int first = 0, last = call.tile.rows;
+        while (first < last && end(first) == 0) ++first;
+        while (last > first && begin(last - 1) == kKvBlock) --last;
+        from = first * call.tile.group;
+        to = last * call.tile.group;
     }
 
-    // s_j = scale * sum over i of q[i] k_j[i], for all 64 keys of the block, then -inf where a key is not visible
-    // (whatever memory holds there).
-    void score() {
-        for (int key = 0; key < kKvBlock; key += kKeyVectors * kLanes) {
-            F32 dots[H][kKeyVectors];
-#pragma GCC unroll 16
-            for (int h = 0; h < H; ++h)
-#pragma GCC unroll 16
-                for (int n = 0; n < kKeyVectors; ++n) dots[h][n] = splat(0.0f);
-            for (int i = 0; i < head_dim; ++i) {
-                if (key == 0) fetch_64(reinterpret_cast<const std::byte*>(v + i * kKvBlock));
-                F32 keys[kKeyVectors];
-#pragma GCC unroll 16
-                for (int n = 0; n < kKeyVectors; ++n) keys[n] = load(k + i * kKvBlock + key + n * kLanes);
-#pragma GCC unroll 16
-                for (int h = 0; h < H; ++h)
-#pragma GCC unroll 16
-                    for (int n = 0; n < kKeyVectors; ++n)
-                        dots[h][n] = fma(splat(q[h * head_dim + i]), keys[n], dots[h][n]);
+    template <class Operands>
+    void score(const Operands& operands) const {
+        constexpr int width = kKeyVectors * kLanes;
+        const int head_dim = call.tile.head_dim;
+        for (int key = begin_of(from) / width * width; key < end_of(to - 1); key += width)
+            for_runs(from, to, [&]<int H>(int t) {
+                if (key >= end_of(t + H - 1) || key + width <= begin_of(t)) return;
+                const float* q[H];
+                int row = t / call.tile.group, head = t % call.tile.group;
+                for (int h = 0; h < H; ++h) {
+                    q[h] = call.q + row * call.q_stride + head * head_dim;
+                    if (++head == call.tile.group) head = 0, ++row;
+                }
+                score_panel<H>(q, operands.keys_at(key), operands.key_step(), head_dim, call.scale,
+                               scratch.scores + t * kKvBlock + key, operands.while_scoring(key));
+            });
+    }
+
+    // Invisible keys score -inf, whatever memory holds there.
+    void hide() const {
+        for (int t = from; t < to;) {
+            const int visible = begin_of(t), hidden = end_of(t);
+            for (int head = 0; head < call.tile.group; ++head, ++t) {
+                float* s = scratch.scores + t * kKvBlock;
+                for (int j = 0; j < visible; ++j) s[j] = -__builtin_inff();
+                for (int j = hidden; j < kKvBlock; ++j) s[j] = -__builtin_inff();
             }
-#pragma GCC unroll 16
+        }
+    }
+
+    // New maxima and sums; scores become weights.
+    void weigh() const {
+        hide();
+        for (int t = from; t < to; ++t) {
+            const float* s = scratch.scores + t * kKvBlock;
+            scratch.reduced[t] = reduce_max(max(max(load(s), load(s + 16)), max(load(s + 32), load(s + 48))));
+        }
+        for_lanes(to - from, [&](int at, int count) {
+            const int t = from + at;
+            const F32 m = load_some(states.m + t, count);
+            const F32 raised = max(m, load_some(scratch.reduced + t, count));
+            store_some(scratch.rescale + t, exp(sub(m, raised)), count);
+            store_some(states.m + t, raised, count);
+        });
+        for (int t = from; t < to; ++t) {
+            float* s = scratch.scores + t * kKvBlock;
+            const F32 m = splat(states.m[t]);
+            F32 sum = splat(0.0f);
+            for (int j = 0; j < kKvBlock; j += kLanes) {
+                const F32 e = exp(sub(load(s + j), m));
+                store(s + j, e);
+                sum = add(sum, e);
+            }
+            scratch.reduced[t] = reduce_add(sum);
+        }
+        for_lanes(to - from, [&](int at, int count) {
+            const int t = from + at;
+            const F32 l = load_some(states.l + t, count), rescale = load_some(scratch.rescale + t, count);
+            store_some(states.l + t, fma(l, rescale, load_some(scratch.reduced + t, count)), count);
+        });
+    }
+
+    // Output elements from i on, one panel. The keys that a run's queries all see are summed together; those that only
+    // some see, at either end, for each by itself.
+    template <int Vectors, class Operands>
+    void sum(const Operands& operands, int i) const {
+        for_runs(from, to, [&]<int H>(int t) {
+            const int first = begin_of(t), all_from = begin_of(t + H - 1), all_to = end_of(t), last = end_of(t + H - 1);
+            const auto add = [&]<int Count>(int query, const float* rescale, int begin, int end) {
+                sum_panel<Count, Vectors>(scratch.scores + query * kKvBlock, rescale, operands.values_at(i),
+                                          operands.template value_step<Vectors>(), begin, end,
+                                          states.o + query * states.o_step + i, states.o_step,
+                                          operands.while_summing(i));
+            };
+            if (first == all_from && all_to == last) {
+                add.template operator()<H>(t, scratch.rescale + t, first, last);
+                return;
+            }
+            float rescale[H];
+            const bool overlap = all_from < all_to;
+            for (int h = 0; h < H; ++h) {
+                add.template operator()<1>(t + h, scratch.rescale + t + h, begin_of(t + h),
+                                           overlap ? all_from : end_of(t + h));
+                rescale[h] = 1.0f;
+            }
+            if (!overlap) return;
+            add.template operator()<H>(t, rescale, all_from, all_to);
             for (int h = 0; h < H; ++h)
-#pragma GCC unroll 16
-                for (int n = 0; n < kKeyVectors; ++n)
-                    store(weights[h] + key + n * kLanes, mul(splat(scale), dots[h][n]));
-        }
-        for (int h = 0; h < H; ++h) {
-            for (int j = 0; j < begin; ++j) weights[h][j] = -__builtin_inff();
-            for (int j = end; j < kKvBlock; ++j) weights[h][j] = -__builtin_inff();
-        }
+                if (end_of(t + h) > all_to) add.template operator()<1>(t + h, rescale, all_to, end_of(t + h));
+        });
     }
 
-    // New maximum and sum of one head; its scores become weights.
-    void weigh(int h) {
-        float* s = weights[h];
-        float& m = state(h)[0];
-        float& l = state(h)[1];
-        const F32 highest = max(max(load(s), load(s + 16)), max(load(s + 32), load(s + 48)));
-        const float largest = reduce_max(highest);
-        const float raised = m > largest ? m : largest;
-        F32 sum = splat(0.0f);
-        for (int j = 0; j < kKvBlock; j += kLanes) {
-            const F32 e = exp(sub(load(s + j), splat(raised)));
-            store(s + j, e);
-            sum = add(sum, e);
-        }
-        rescale[h] = exp(m - raised);
-        l = fma(l, rescale[h], reduce_add(sum));
-        m = raised;
-    }
-
-    // o[i] = o[i] * rescale + sum over visible j of weight_j v_j[i].
-    template <int Vectors>
-    void add_values(int i, int count) {
-        F32 o[H][Vectors];
-#pragma GCC unroll 16
-        for (int h = 0; h < H; ++h)
-#pragma GCC unroll 16
-            for (int n = 0; n < Vectors; ++n)
-                o[h][n] = mul(load(state(h) + kStateHeader + i + n * kLanes), splat(rescale[h]));
-        for (int j = begin; j < end; ++j) {
-            F32 values[Vectors];
-#pragma GCC unroll 16
-            for (int n = 0; n < Vectors; ++n) values[n] = load_some(v + j * head_dim + i + n * kLanes, count);
-#pragma GCC unroll 16
-            for (int h = 0; h < H; ++h)
-#pragma GCC unroll 16
-                for (int n = 0; n < Vectors; ++n) o[h][n] = fma(splat(weights[h][j]), values[n], o[h][n]);
-        }
-#pragma GCC unroll 16
-        for (int h = 0; h < H; ++h)
-#pragma GCC unroll 16
-            for (int n = 0; n < Vectors; ++n) store(state(h) + kStateHeader + i + n * kLanes, o[h][n]);
-    }
-
-    void run() {
-        score();
-        fetch_next_keys();
-        for (int h = 0; h < H; ++h) weigh(h);
+    template <class Operands>
+    void fold(const Operands& operands) const {
+        score(operands);
+        weigh();
+        constexpr int width = kValueVectors * kLanes;
+        const int head_dim = call.tile.head_dim;
         int i = 0;
-        for (; i + kValueVectors * kLanes <= head_dim; i += kValueVectors * kLanes)
-            add_values<kValueVectors>(i, kLanes);
-        for (; i + kLanes <= head_dim; i += kLanes) add_values<1>(i, kLanes);
-        if (i < head_dim) add_values<1>(i, head_dim - i);
+        for (; i + width <= head_dim; i += width) sum<kValueVectors>(operands, i);
+        if constexpr (kValueVectors > 1)
+            for (; i + kLanes <= head_dim; i += kLanes) sum<1>(operands, i);
+        if (i < head_dim) sum<1>(Packed{nullptr, scratch.values, head_dim}, i);
+    }
+
+    template <class T>
+    void run(const InPlace<T>& block) {
+        constexpr int width = kValueVectors * kLanes;
+        const int head_dim = block.head_dim, whole = head_dim / kLanes * kLanes, paneled = head_dim / width * width;
+        find_queries();
+        const int low = begin_of(from), high = end_of(to - 1);
+        if (whole < head_dim) pack_values<1>(block.values, head_dim, whole, head_dim, low, high, scratch.values);
+        if (to - from < kPackedQueries) return fold(block);
+        pack_keys(block.keys, head_dim, scratch.keys);
+        pack_values<kValueVectors>(block.values, head_dim, 0, paneled, low, high, scratch.values);
+        pack_values<1>(block.values, head_dim, paneled, whole, low, high, scratch.values);
+        fold(Packed{scratch.keys, scratch.values, head_dim});
     }
 };
 
-template <class T, int H>
-inline void fold_heads(const SegmentCall& call, std::int64_t block, int begin, int end, int head, int heads) {
-    const std::byte* at = call.blocks[block];
-    const bool followed = head == 0 && (block + 1) * kKvBlock <= call.last;
-    int h = head;
-    for (; h + H <= heads; h += H) {
-        BlockFold<T, H> fold;
-        fold.k = reinterpret_cast<const T*>(at + call.k_offset);
-        fold.v = reinterpret_cast<const T*>(at + call.v_offset);
-        fold.next = followed ? call.blocks[block + 1] + call.k_offset : nullptr;
-        fold.q = call.q + h * call.head_dim;
-        fold.states = call.states + h * state_floats(call.head_dim);
-        fold.head_dim = call.head_dim;
-        fold.begin = begin;
-        fold.end = end;
-        fold.scale = call.scale;
-        fold.run();
-    }
-    if constexpr (H > 1)
-        if (h < heads) fold_heads<T, H - 1>(call, block, begin, end, h, heads);
-}
-
 template <class T>
 void attend(const SegmentCall& call) {
-    const int floats = state_floats(call.head_dim);
-    for (int h = 0; h < call.heads; ++h) {
-        for (int i = 0; i < floats; i += kLanes) store(call.states + h * floats + i, splat(0.0f));
-        call.states[h * floats] = -__builtin_inff();
-    }
-    for (std::int64_t block = call.first / kKvBlock; block <= call.last / kKvBlock; ++block) {
-        const std::int64_t base = block * kKvBlock;
-        const int begin = static_cast<int>(call.first > base ? call.first - base : 0);
-        const int end = static_cast<int>(call.last - base < kKvBlock ? call.last - base + 1 : kKvBlock);
-        fold_heads<T, kHeadBlock>(call, block, begin, end, 0, call.heads);
+    const QueryTile& tile = call.tile;
+    const TileStates<float> states(call.states, tile);
+    const int queries = tile.rows * tile.group;
+    for_lanes(queries, [&](int t, int count) {
+        store_some(states.m + t, splat(-__builtin_inff()), count);
+        store_some(states.l + t, splat(0.0f), count);
+    });
+    for (int i = 0; i < queries * states.o_step; i += kLanes) store(states.o + i, splat(0.0f));
+    const std::int64_t begin = call.segment * kKvSegment, end = begin + kKvSegment,
+                       oldest = call.window > 0 ? call.position - call.window + 1 : 0,
+                       newest = call.position + tile.rows - 1;
+    const std::int64_t last = (newest < end ? newest : end - 1) / kKvBlock;
+    for (std::int64_t block = (oldest > begin ? oldest : begin) / kKvBlock; block <= last; ++block) {
+        const std::byte *at = call.blocks[block], *next = call.blocks[block < last ? block + 1 : block];
+        BlockFold{call, states, FoldScratch(call.scratch, tile), block * kKvBlock}.run(
+            InPlace<T>{reinterpret_cast<const T*>(at + call.k_offset), reinterpret_cast<const T*>(at + call.v_offset),
+                       reinterpret_cast<const T*>(next + call.k_offset), tile.head_dim});
     }
 }
 
-void merge(float* total, const float* state, int head_dim) {
-    const float raised = total[0] > state[0] ? total[0] : state[0];
-    const float keep = exp(total[0] - raised), take = exp(state[0] - raised);
-    total[0] = raised;
-    total[1] = fma(total[1], keep, state[1] * take);
-    for (int i = kStateHeader; i < state_floats(head_dim); i += kLanes)
-        store(total + i, fma(load(total + i), splat(keep), mul(load(state + i), splat(take))));
+void merge(float* total, const float* states, const QueryTile& tile) {
+    const TileStates<float> into(total, tile);
+    const TileStates<const float> from(states, tile);
+    for_lanes(tile.rows * tile.group, [&](int t, int count) {
+        const F32 m = load_some(into.m + t, count), other = load_some(from.m + t, count), raised = max(m, other);
+        const F32 keep = exp(sub(m, raised)), take = exp(sub(other, raised));
+        store_some(into.m + t, raised, count);
+        store_some(into.l + t, fma(load_some(into.l + t, count), keep, mul(load_some(from.l + t, count), take)), count);
+        alignas(64) float keeps[kLanes], takes[kLanes];
+        store(keeps, keep);
+        store(takes, take);
+        for (int n = 0; n < count; ++n) {
+            float* o = into.o + (t + n) * into.o_step;
+            const float* other_o = from.o + (t + n) * from.o_step;
+            for (int i = 0; i < into.o_step; i += kLanes)
+                store(o + i, fma(load(o + i), splat(keeps[n]), mul(load(other_o + i), splat(takes[n]))));
+        }
+    });
 }
 
-void finish(const float* state, float* y, int head_dim) {
-    const F32 l = splat(state[1]);
-    for_lanes(head_dim, [&](int i, int count) { store_some(y + i, div(load(state + kStateHeader + i), l), count); });
+void finish(const float* total, const QueryTile& tile, float* y, std::int64_t y_stride) {
+    const TileStates<const float> states(total, tile);
+    for (int row = 0; row < tile.rows; ++row)
+        for (int head = 0; head < tile.group; ++head) {
+            const int t = row * tile.group + head;
+            float* to = y + row * y_stride + head * tile.head_dim;
+            const F32 l = splat(states.l[t]);
+            for_lanes(tile.head_dim, [&](int i, int count) {
+                store_some(to + i, div(load(states.o + t * states.o_step + i), l), count);
+            });
+        }
 }
 
 template <class T>
