@@ -55,6 +55,7 @@ struct BlockFold {
     FoldScratch scratch;
     std::int64_t base;     // position of the block's first key
     int from = 0, to = 0;  // queries that see any of the block
+    Ahead while_scoring{}, while_summing{};
 
     // Visible keys of a row of the tile: [begin, end) of the block.
     int begin(int row) const {
@@ -82,9 +83,11 @@ struct BlockFold {
     void score(const Operands& operands) const {
         constexpr int width = kKeyVectors * kLanes;
         const int head_dim = call.tile.head_dim;
+        Ahead ahead = while_scoring;
         for (int key = begin_of(from) / width * width; key < end_of(to - 1); key += width)
             for_runs(from, to, [&]<int H>(int t) {
                 if (key >= end_of(t + H - 1) || key + width <= begin_of(t)) return;
+                ahead.fetch();
                 const float* q[H];
                 int row = t / call.tile.group, head = t % call.tile.group;
                 for (int h = 0; h < H; ++h) {
@@ -143,8 +146,9 @@ struct BlockFold {
     // Output elements from i on, one panel. The keys that a run's queries all see are summed together; those that only
     // some see, at either end, for each by itself.
     template <int Vectors, class Operands>
-    void sum(const Operands& operands, int i) const {
+    void sum(const Operands& operands, int i, Ahead& ahead) const {
         for_runs(from, to, [&]<int H>(int t) {
+            ahead.fetch();
             const int first = begin_of(t), all_from = begin_of(t + H - 1), all_to = end_of(t), last = end_of(t + H - 1);
             const auto add = [&]<int Count>(int query, const float* rescale, int begin, int end) {
                 sum_panel<Count, Vectors>(scratch.scores + query * kKvBlock, rescale, operands.values_at(i),
@@ -176,15 +180,17 @@ struct BlockFold {
         weigh();
         constexpr int width = kValueVectors * kLanes;
         const int head_dim = call.tile.head_dim;
+        Ahead ahead = while_summing;
         int i = 0;
-        for (; i + width <= head_dim; i += width) sum<kValueVectors>(operands, i);
+        for (; i + width <= head_dim; i += width) sum<kValueVectors>(operands, i, ahead);
         if constexpr (kValueVectors > 1)
-            for (; i + kLanes <= head_dim; i += kLanes) sum<1>(operands, i);
-        if (i < head_dim) sum<1>(Packed{nullptr, scratch.values, head_dim}, i);
+            for (; i + kLanes <= head_dim; i += kLanes) sum<1>(operands, i, ahead);
+        if (i < head_dim) sum<1>(Packed{nullptr, scratch.values, head_dim}, i, ahead);
     }
 
+    // The operands of the next block (or of this one again, where it is the last) are fetched meanwhile.
     template <class T>
-    void run(const InPlace<T>& block) {
+    void run(const InPlace<T>& block, const T* next_values) {
         constexpr int width = kValueVectors * kLanes;
         const int head_dim = block.head_dim, whole = head_dim / kLanes * kLanes, paneled = head_dim / width * width;
         find_queries();
@@ -194,6 +200,9 @@ struct BlockFold {
         pack_keys(block.keys, head_dim, scratch.keys);
         pack_values<kValueVectors>(block.values, head_dim, 0, paneled, low, high, scratch.values);
         pack_values<1>(block.values, head_dim, paneled, whole, low, high, scratch.values);
+        const int runs = (to - from + kQueryRun - 1) / kQueryRun, elements = kKvBlock * head_dim;
+        while_scoring = Ahead(block.next_keys, elements, runs * (kKvBlock / kLanes / kKeyVectors));
+        while_summing = Ahead(next_values, elements, runs * ((head_dim + width - 1) / width));
         fold(Packed{scratch.keys, scratch.values, head_dim});
     }
 };
@@ -216,7 +225,8 @@ void attend(const SegmentCall& call) {
         const std::byte *at = call.blocks[block], *next = call.blocks[block < last ? block + 1 : block];
         BlockFold{call, states, FoldScratch(call.scratch, tile), block * kKvBlock}.run(
             InPlace<T>{reinterpret_cast<const T*>(at + call.k_offset), reinterpret_cast<const T*>(at + call.v_offset),
-                       reinterpret_cast<const T*>(next + call.k_offset), tile.head_dim});
+                       reinterpret_cast<const T*>(next + call.k_offset), tile.head_dim},
+            reinterpret_cast<const T*>(next + call.v_offset));
     }
 }
 

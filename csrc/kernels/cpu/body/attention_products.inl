@@ -44,9 +44,9 @@ struct Packed {
 template <class T>
 struct InPlace {
     using Element = T;
-    const T* keys;    // [head_dim][64]
-    const T* values;  // [64][head_dim]
-    const T* next;    // the next block's keys
+    const T* keys;       // [head_dim][64]
+    const T* values;     // [64][head_dim]
+    const T* next_keys;  // of the block that follows, or this one's
     int head_dim;
 
     const T* keys_at(int key) const { return keys + key; }
@@ -66,8 +66,28 @@ struct InPlace {
             at += size;
         }
     };
-    Fetch while_scoring(int key) const { return {reinterpret_cast<const std::byte*>(values + key * head_dim)}; }
-    Fetch while_summing(int i) const { return {reinterpret_cast<const std::byte*>(next + i * kKvBlock)}; }
+    Fetch while_scoring(int key) const {
+        return {reinterpret_cast<const std::byte*>(values + key * head_dim)};
+    }
+    Fetch while_summing(int i) const {
+        return {reinterpret_cast<const std::byte*>(next_keys + i * kKvBlock)};
+    }
+};
+
+// Memory to be fetched bit by bit, a few lines before each of some number of products.
+struct Ahead {
+    const std::byte* at = nullptr;
+    std::int64_t left = 0, lines = 0;  // bytes, and lines at a time
+
+    Ahead() = default;
+    template <class T>
+    Ahead(const T* from, int elements, int products)
+        : at(reinterpret_cast<const std::byte*>(from)),
+          left(static_cast<std::int64_t>(sizeof(T)) * elements),
+          lines(left / 64 / products + 1) {}
+    void fetch() {
+        for (std::int64_t n = 0; n < lines && left > 0; ++n, at += 64, left -= 64) __builtin_prefetch(at);
+    }
 };
 
 // scores[h][n] = scale * sum over i of q[h][i] keys[i][n] for one panel of keys.
@@ -82,6 +102,7 @@ inline void score_panel(const float* const* q, const T* keys, int step, int head
 #pragma GCC unroll 16
         for (int n = 0; n < kKeyVectors; ++n) dots[h][n] = splat(0.0f);
     }
+#pragma GCC unroll 2
     for (int i = 0; i < head_dim; ++i, keys += step) {
         fetch.template next<kKeyVectors * kLanes>();
         F32 key[kKeyVectors];
@@ -112,6 +133,7 @@ inline void sum_panel(const float* weights, const float* rescale, const T* value
         for (int n = 0; n < Vectors; ++n)
             sums[h][n] = mix(mul(load(o + h * o_step + n * kLanes), splat(rescale[h])), values);
     const T* at = values + static_cast<std::ptrdiff_t>(begin) * step;
+#pragma GCC unroll 2
     for (int j = begin; j < end; ++j, at += step) {
         fetch.template next<Vectors * kLanes>();
         F32 value[Vectors];
