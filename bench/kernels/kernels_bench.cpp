@@ -3,6 +3,7 @@
 // larger than caches, as the experts of a model are: one pass reads memory.
 //
 //   moestro_bench_kernels --threads=2 --benchmark_filter=linear/q8
+//   moestro_bench_kernels --threads=2 --peaks    what the machine can do, as JSON, and nothing else
 #include <benchmark/benchmark.h>
 
 #include <algorithm>
@@ -143,25 +144,37 @@ void add_all(Compute& compute) {
     bench::add_attention(compute, isa);
 }
 
-// Takes --threads=N out of the arguments; 2 where it is absent.
-int take_threads(int& argc, char** argv) {
-    int threads = 2, kept = 1;
+struct Options {
+    int threads = 2;
+    bool only_peaks = false;
+};
+
+// Takes --threads=N and --peaks out of the arguments.
+Options take_options(int& argc, char** argv) {
+    Options options;
+    int kept = 1;
     for (int i = 1; i < argc; ++i) {
         if (std::strncmp(argv[i], "--threads=", 10) == 0)
-            threads = std::atoi(argv[i] + 10);
+            options.threads = std::atoi(argv[i] + 10);
+        else if (std::strcmp(argv[i], "--peaks") == 0)
+            options.only_peaks = true;
         else
             argv[kept++] = argv[i];
     }
     argc = kept;
-    return threads;
+    return options;
 }
 
 }  // namespace
 
 int main(int argc, char** argv) {
-    const int threads = take_threads(argc, argv);
+    const auto [threads, only_peaks] = take_options(argc, argv);
     benchmark::Initialize(&argc, argv);
     if (benchmark::ReportUnrecognizedArguments(argc, argv)) return 1;
+    if (only_peaks) {
+        std::puts(bench::to_json(bench::peaks(threads)).c_str());
+        return 0;
+    }
     std::vector<std::unique_ptr<Compute>> computes;
     for (const char* isa : {"scalar", "avx2", "avx512"}) {
         try {
