@@ -9,59 +9,19 @@ the disk with the same reader in the same run. Random routers spread over all ex
 from __future__ import annotations
 
 import argparse
-import json
-import platform
 import shutil
 import statistics
-import subprocess
-import sys
 import time
-from dataclasses import asdict, replace
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
+from bench_models import SHAPES, checkpoint_directory, default_work, random_checkpoint
+from bench_record import record, write_json
 from moestro import LLM, SamplingParams, _core
-from moestro.cache_dir import cache_root
 from moestro.demo.budget import PREFILL_CHUNK, quarter_budget
-from moestro.demo.random_moe import Shape, write_random_checkpoint
 from moestro.pack import pack_checkpoint
-from moestro.plan.machine import cpu_name
 from moestro.threads import default_threads
-
-_LARGE = Shape(
-    hidden=1024,
-    layers=24,
-    heads=16,
-    kv_heads=4,
-    head_dim=128,
-    experts=64,
-    experts_per_token=8,
-    expert_width=768,
-    context=4096,
-    vocab=32000,
-)
-_SMALL = Shape(
-    hidden=768,
-    layers=8,
-    heads=12,
-    kv_heads=4,
-    head_dim=64,
-    experts=64,
-    experts_per_token=8,
-    expert_width=384,
-    context=4096,
-)
-SHAPES = {"1gb": _SMALL, "4gb": replace(_LARGE, layers=14), "8gb": _LARGE}
-
-
-def quiet(done: int, total: int) -> None:
-    pass
-
-
-def checkpoint(name: str, work: Path) -> Path:
-    directory = work / f"random-{name}"
-    write_random_checkpoint(directory, SHAPES[name], quiet)
-    return directory
 
 
 def disk_rate(directory: Path, block: int, reader: str) -> float:
@@ -113,9 +73,9 @@ def main() -> None:
     parser.add_argument("--json", type=Path)
     arguments = parser.parse_args()
 
-    work = cache_root() / "bench"
-    work.mkdir(parents=True, exist_ok=True)
-    made = checkpoint(arguments.shape, work)
+    work = default_work()
+    kept = checkpoint_directory(arguments.shape, work).exists()
+    made = random_checkpoint(arguments.shape, work)
     directory, packed_s = made, None
     try:
         if arguments.format != "auto":
@@ -125,16 +85,13 @@ def main() -> None:
         size = sum(path.stat().st_size for path in directory.glob("*.safetensors"))
         result = measure(directory, arguments.tokens, arguments.runs)
     finally:
-        for path in {made, directory}:
-            if path.parent == work:  # the demo's own model stays: `moestro cache rm` deletes it
-                shutil.rmtree(path, ignore_errors=True)
+        if directory != made:
+            shutil.rmtree(directory, ignore_errors=True)
+        if not kept:
+            shutil.rmtree(made, ignore_errors=True)
 
-    commit = subprocess.run(["git", "rev-parse", "--short", "HEAD"], capture_output=True, text=True).stdout.strip()
     result = {
-        "command": " ".join(["python", *sys.argv]),
-        "date": time.strftime("%Y-%m-%d"),
-        "commit": commit,
-        "machine": f"{cpu_name()}, {default_threads()} threads, kernel {platform.release()}",
+        **record(default_threads()),
         "shape": asdict(SHAPES[arguments.shape]),
         "format": arguments.format,
         "model_bytes": size,
@@ -149,8 +106,7 @@ def main() -> None:
         f" stalled {result['stall_share']:.0%} of the time, TTFT {result['ttft_s']:.2f} s"
     )
     if arguments.json:
-        arguments.json.parent.mkdir(parents=True, exist_ok=True)
-        arguments.json.write_text(json.dumps(result, indent=1) + "\n")
+        write_json(arguments.json, result)
 
 
 if __name__ == "__main__":
