@@ -24,6 +24,7 @@ CPP_LEVELS: tuple[tuple[str, ...], ...] = (
     ("residency",),
     ("exec",),
     ("engine",),
+    ("layers",),
     ("sim",),
     ("bind",),
 )

@@ -26,6 +26,8 @@ void bind_runtime(py::module_& module);    // Runtime, Ledger, KvPool, Ticket, P
 void bind_linear(py::module_& module);     // linears and gated MLPs on rows
 void bind_ops(py::module_& module);        // norms, sums, routing, rotary positions, embeddings
 void bind_attention(py::module_& module);  // kv_append, attention
+void bind_workspace(py::module_& module);  // Workspace
+void bind_layers(py::module_& module);     // layers of a decoder, with their constants
 
 // Python's Matrix. (A struct of ours, because a class_ cannot be held by a pointer to const.)
 struct MatrixRef {

@@ -1,82 +1,49 @@
 // Attention over KV blocks: block ids become pointers here, every one checked, because kernels trust their pointers.
 #include <pybind11/stl.h>
 
-#include <algorithm>
 #include <optional>
+#include <span>
 #include <vector>
 
 #include "bind/tensor_view.h"
 #include "kernels/ops.h"
-#include "memory/kv_pool.h"
+#include "memory/block_tables.h"
 
 namespace moestro::bind {
 namespace {
 
 using namespace py::literals;
 
-void require_layer(const memory::KvPool& pool, int layer) {
-    require(layer >= 0 && layer < pool.layers(), ErrorKind::usage, "argument layer: expected 0 to ", pool.layers() - 1,
-            "; got ", layer);
+std::span<const std::int64_t> all(const View<const std::int64_t>& view) {
+    return {view.data, static_cast<std::size_t>(view.size())};
 }
-
-void require_positions(const View<const std::int64_t>& positions) {
-    for (std::int64_t row = 0; row < positions.size(); ++row) {
-        require(positions.data[row] >= 0, ErrorKind::usage, "argument positions: expected positions from 0 on; row ",
-                row, " has ", positions.data[row]);
-    }
+std::span<const memory::BlockId> all(const View<const memory::BlockId>& view) {
+    return {view.data, static_cast<std::size_t>(view.size())};
 }
 
 void kv_append(kernels::Compute& compute, const KvRef& kv, int layer, const py::object& k, const py::object& v,
                const py::object& positions, const py::object& blocks) {
     const auto pool = kv.open();
-    require_layer(*pool, layer);
+    memory::require_layer(*pool, layer);
     const kernels::KvLayout& layout = pool->layout();
     const auto keys = input<float>(k, "k", Shape::exactly({kAny, layout.kv_heads, layout.head_dim}));
     const std::int64_t rows = keys.shape[0];
     const auto values = input<float>(v, "v", Shape::exactly(keys.shape));
     const auto at = input<std::int64_t>(positions, "positions", Shape::exactly({rows}));
     const auto ids = input<std::int32_t>(blocks, "blocks", Shape::exactly({rows}));
-    require_positions(at);
-    std::vector<std::byte*> pointers(static_cast<std::size_t>(rows));
-    std::transform(ids.data, ids.data + rows, pointers.begin(),
-                   [&](std::int32_t block) { return pool->layer_data(block, layer); });
+    memory::require_positions(all(at));
+    std::vector<std::byte*> pointers;
+    memory::block_pointers(*pool, layer, all(ids), pointers);
     const int count = size32(rows, "k");
     py::gil_scoped_release released;
     kernels::kv_append(compute, layout, keys.data, values.data, at.data, pointers.data(), count);
-}
-
-// Every row's blocks must lie inside the tables, and those it looks at must exist.
-void require_tables(const View<const std::int64_t>& positions, const View<const std::int64_t>& begins,
-                    const View<const std::int32_t>& tables, std::int64_t window) {
-    for (std::int64_t row = 0; row < positions.size(); ++row) {
-        const std::int64_t position = positions.data[row], begin = begins.data[row];
-        const std::int64_t last = position / kernels::kKvBlock;
-        require(begin >= 0 && begin < tables.size() && last < tables.size() - begin, ErrorKind::usage,
-                "argument table_begin: row ", row, " at position ", position, " needs ", last + 1,
-                " blocks from index ", begin, ", but tables has ", tables.size());
-        const std::int64_t oldest = window > 0 ? std::max<std::int64_t>(0, position - window + 1) : 0;
-        const std::int32_t* seen = tables.data + begin + oldest / kernels::kKvBlock;
-        const std::int32_t* hole = std::find(seen, tables.data + begin + last + 1, -1);
-        require(hole == tables.data + begin + last + 1, ErrorKind::usage, "argument tables: row ", row, " at position ",
-                position, " sees block ", hole - (tables.data + begin),
-                " of its sequence, which is -1; only blocks wholly before the window may be");
-    }
-}
-
-std::vector<const std::byte*> block_pointers(const memory::KvPool& pool, int layer,
-                                             const View<const std::int32_t>& tables) {
-    std::vector<const std::byte*> pointers(static_cast<std::size_t>(tables.size()));
-    std::transform(tables.data, tables.data + tables.size(), pointers.begin(), [&](std::int32_t block) {
-        return block == -1 ? nullptr : static_cast<const std::byte*>(pool.layer_data(block, layer));
-    });
-    return pointers;
 }
 
 void attention(kernels::Compute& compute, const KvRef& kv, int layer, const py::object& q, const py::object& positions,
                const py::object& tables, const py::object& table_begin, float scale, const py::object& out,
                std::int64_t window, const std::optional<py::object>& sinks) {
     const auto pool = kv.open();
-    require_layer(*pool, layer);
+    memory::require_layer(*pool, layer);
     const kernels::KvLayout& layout = pool->layout();
     const auto queries = input<float>(q, "q", Shape::exactly({kAny, kAny, layout.head_dim}));
     const std::int64_t rows = queries.shape[0], heads = queries.shape[1];
@@ -90,9 +57,12 @@ void attention(kernels::Compute& compute, const KvRef& kv, int layer, const py::
     require_apart(y, "out", queries, "q");
     std::optional<View<const float>> sink_logits;
     if (sinks) sink_logits = input<float>(*sinks, "sinks", Shape::exactly({heads}));
-    require_positions(at);
-    require_tables(at, begins, blocks, window);
-    const auto pointers = block_pointers(*pool, layer, blocks);
+    const memory::BlockTables batch{all(at), all(blocks), all(begins)};
+    memory::require_positions(batch.positions);
+    memory::require_inside(batch);
+    memory::require_visible(batch, window);
+    std::vector<std::byte*> pointers;
+    memory::table_pointers(*pool, layer, batch.tables, pointers);
     const kernels::AttentionJob job{.layout = layout,
                                     .heads = size32(heads, "q"),
                                     .scale = scale,

@@ -5,6 +5,7 @@
 #include <string>
 #include <vector>
 
+#include "bind/matrix_spec.h"
 #include "bind/tensor_view.h"
 #include "kernels/ops.h"
 #include "quant/format.h"
@@ -13,14 +14,6 @@ namespace moestro::bind {
 namespace {
 
 using namespace py::literals;
-
-void require_matrix(const kernels::Matrix& matrix, const char* argument, std::int64_t rows, std::int64_t cols) {
-    const auto fits = [](std::int64_t wanted, std::int64_t size) { return wanted == kAny || wanted == size; };
-    const auto show = [](std::int64_t wanted) { return wanted == kAny ? std::string("any") : std::to_string(wanted); };
-    require(fits(rows, matrix.spec.rows) && fits(cols, matrix.spec.cols), ErrorKind::usage, "argument ", argument,
-            ": expected a Matrix of shape [", show(rows), ", ", show(cols), "]; got [", matrix.spec.rows, ", ",
-            matrix.spec.cols, "]");
-}
 
 struct LinearArguments {
     std::vector<kernels::LinearJob> jobs;

@@ -62,7 +62,7 @@ TicketRef submit_experts(const RuntimeRef& self, int layer, const py::object& x,
     const auto experts = input<std::int32_t>(ids, "ids", Shape::exactly({rows.shape[0], kAny}));
     const auto scores = input<float>(weights, "weights", Shape::exactly(experts.shape));
     const int count = size32(rows.shape[0], "x"), top_k = size32(experts.shape[1], "ids");
-    std::unique_ptr<engine::Ticket> ticket;
+    engine::Ticket ticket;
     {
         py::gil_scoped_release released;
         ticket = runtime->submit_experts(layer, rows.data, count, experts.data, scores.data, top_k);
@@ -70,11 +70,11 @@ TicketRef submit_experts(const RuntimeRef& self, int layer, const py::object& x,
     return {std::move(ticket), std::move(rows)};
 }
 
-void wait(const RuntimeRef& self, const TicketRef& ticket, const py::object& out) {
+void wait(const RuntimeRef& self, TicketRef& ticket, const py::object& out) {
     const auto runtime = self.slot->open();
-    const auto y = output<float>(out, "out", Shape::exactly({ticket.ticket->rows(), ticket.ticket->hidden()}));
+    const auto y = output<float>(out, "out", Shape::exactly({ticket.ticket.rows(), ticket.ticket.hidden()}));
     py::gil_scoped_release released;
-    runtime->wait(*ticket.ticket, y.data);
+    runtime->wait(ticket.ticket, y.data);
 }
 
 void end_step(const RuntimeRef& self, const std::optional<py::object>& accepted) {

@@ -17,4 +17,12 @@ quant::MatrixSpec matrix_spec(const std::string& format, const std::string& scal
     return spec;
 }
 
+void require_matrix(const kernels::Matrix& matrix, const char* argument, std::int64_t rows, std::int64_t cols) {
+    const auto fits = [](std::int64_t wanted, std::int64_t size) { return wanted == kAny || wanted == size; };
+    const auto show = [](std::int64_t wanted) { return wanted == kAny ? std::string("any") : std::to_string(wanted); };
+    require(fits(rows, matrix.spec.rows) && fits(cols, matrix.spec.cols), ErrorKind::usage, "argument ", argument,
+            ": expected a Matrix of shape [", show(rows), ", ", show(cols), "]; got [", matrix.spec.rows, ", ",
+            matrix.spec.cols, "]");
+}
+
 }  // namespace moestro::bind

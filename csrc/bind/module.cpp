@@ -22,6 +22,8 @@ PYBIND11_MODULE(_core, module) {
     bind_linear(module);
     bind_ops(module);
     bind_attention(module);
+    bind_workspace(module);
+    bind_layers(module);
 }
 
 }  // namespace moestro::bind

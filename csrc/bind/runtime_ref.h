@@ -17,7 +17,7 @@ struct RuntimeRef {
 
 // Python's Ticket: keeps the input alive until the work was waited for.
 struct TicketRef {
-    std::unique_ptr<engine::Ticket> ticket;
+    engine::Ticket ticket;
     View<const float> x;
 };
 

@@ -13,7 +13,15 @@ Ticket::Ticket(std::shared_ptr<exec::Submission> submission, const void* owner, 
     : submission_(std::move(submission)), owner_(owner), rows_(rows), hidden_(hidden) {}
 
 Ticket::~Ticket() {
-    submission_->abandon();
+    if (submission_) submission_->abandon();
+}
+
+Ticket& Ticket::operator=(Ticket&& other) noexcept {
+    std::swap(submission_, other.submission_);
+    std::swap(owner_, other.owner_);
+    std::swap(rows_, other.rows_);
+    std::swap(hidden_, other.hidden_);
+    return *this;
 }
 
 Runtime::Runtime(const RuntimeOptions& options, const World& world) : state_(std::make_unique<State>(options, world)) {}
@@ -34,20 +42,21 @@ void Runtime::begin_step(int rows, std::span<const std::uint8_t> tentative) {
     state_->grow_cache();
 }
 
-std::unique_ptr<Ticket> Runtime::submit_experts(int layer, const float* x, int rows, const std::int32_t* ids,
-                                                const float* weights, int top_k) {
+Ticket Runtime::submit_experts(int layer, const float* x, int rows, const std::int32_t* ids, const float* weights,
+                               int top_k) {
     const Entry entry(*state_);
     exec::LayerRunner& runner = state_->experts();
     state_->log.check(*state_->catalog, layer, rows);
     auto submission = runner.submit(layer, x, rows, ids, weights, top_k);
     const int hidden = state_->catalog->layer(layer).gate.spec.cols;
-    std::unique_ptr<Ticket> ticket(new Ticket(std::move(submission), state_.get(), rows, hidden));
+    Ticket ticket(std::move(submission), state_.get(), rows, hidden);
     state_->log.add(*state_->catalog, layer, ids, rows, top_k);
     return ticket;
 }
 
 void Runtime::wait(Ticket& ticket, float* y) {
     const Entry entry(*state_);
+    require(ticket.submission_ != nullptr, ErrorKind::usage, "this ticket is empty: nothing was submitted with it");
     require(ticket.owner_ == state_.get(), ErrorKind::usage, "this ticket is of another runtime");
     state_->experts().wait(*ticket.submission_, y);
 }

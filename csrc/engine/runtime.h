@@ -75,9 +75,13 @@ struct Residency {
 };
 
 // One submit_experts; dropping it without wait() abandons the work safely, on any thread, also after its runtime.
+// Move-only; an empty one stands for no work.
 class Ticket {
   public:
+    Ticket() = default;
     ~Ticket();
+    Ticket(Ticket&& other) noexcept = default;
+    Ticket& operator=(Ticket&& other) noexcept;
     Ticket(const Ticket&) = delete;
     Ticket& operator=(const Ticket&) = delete;
 
@@ -88,9 +92,9 @@ class Ticket {
     friend class Runtime;
     Ticket(std::shared_ptr<exec::Submission> submission, const void* owner, int rows, int hidden);
 
-    const std::shared_ptr<exec::Submission> submission_;
-    const void* const owner_;
-    const int rows_, hidden_;
+    std::shared_ptr<exec::Submission> submission_;
+    const void* owner_ = nullptr;
+    int rows_ = 0, hidden_ = 0;
 };
 
 class Runtime {
@@ -124,10 +128,11 @@ class Runtime {
     // x [rows, hidden] must stay valid until wait(); ids and weights [rows, top_k] are copied. Pins hits, starts reads
     // of misses (as many as slots and depth allow), returns without computing. Several submits of one layer take the
     // step's rows in turn.
-    std::unique_ptr<Ticket> submit_experts(int layer, const float* x, int rows, const std::int32_t* ids,
-                                           const float* weights, int top_k);
+    Ticket submit_experts(int layer, const float* x, int rows, const std::int32_t* ids, const float* weights,
+                          int top_k);
     // Computes hits while misses load, arrivals as they come, combines in router order into y [rows, hidden].
     // Throws the first failure (named: which expert, file, offset, cause); the runtime stays usable.
+    // Throws Error(usage) for a ticket that was waited for, is empty, or is of another runtime.
     void wait(Ticket& ticket, float* y);
     // accepted[r] (empty = all): only now do policies and statistics learn, and only from accepted rows. Rows that were
     // not tentative are accepted. Throws Error(usage), and the step stays open, when a ticket was not waited for.

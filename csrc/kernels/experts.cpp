@@ -1,5 +1,5 @@
-// Gated MLPs in three parallel regions over all experts of a call: gate and up panels with silu folded in, quantisation
-// of what they made, down panels.
+// Gated MLPs over all experts of a call, in three phases of one dispatch: gate and up panels with silu folded in,
+// quantisation of what they made, down panels.
 #include <algorithm>
 
 #include "base/error.h"
@@ -77,58 +77,56 @@ Totals measure(const Activations& x, std::span<const ExpertJob> jobs) {
     return totals;
 }
 
-// Finds the job an item belongs to: body(job, its first pair, item within the job). count(job) gives its items.
-template <class Count, class Body>
-void find_job(std::span<const ExpertJob> jobs, std::int64_t item, const Count& count, const Body& body) {
-    std::int64_t first_pair = 0;
-    for (const ExpertJob& job : jobs) {
-        const std::int64_t items = count(job);
-        if (item < items) return body(job, first_pair, item);
-        item -= items;
-        first_pair += rows_of(job);
+// One of the two stages that multiply: its panels cut into items over all jobs.
+template <class Panels>
+class Stage {
+  public:
+    // panels(job): how many of the job's the stage has.
+    Stage(std::span<const ExpertJob> jobs, const Pieces& pieces, const Panels& panels)
+        : jobs_(jobs), pieces_(pieces), panels_(panels) {
+        for (const ExpertJob& job : jobs) items_ += count(job);
     }
-}
+    std::int64_t items() const { return items_; }
 
-template <class Count>
-std::int64_t sum_of(std::span<const ExpertJob> jobs, const Count& count) {
-    std::int64_t sum = 0;
-    for (const ExpertJob& job : jobs) sum += count(job);
-    return sum;
-}
+    // Calls body(job, the job's first pair, piece) for the job that an item belongs to.
+    template <class Body>
+    void run(std::int64_t item, const Body& body) const {
+        std::int64_t first_pair = 0;
+        for (const ExpertJob& job : jobs_) {
+            const std::int64_t items = count(job);
+            if (item < items) return body(job, first_pair, pieces_.at(item, panels_(job), rows_of(job)));
+            item -= items;
+            first_pair += rows_of(job);
+        }
+    }
 
-void hidden_stage(Compute& compute, const Activations& x, std::span<const ExpertJob> jobs, const Totals& totals,
+  private:
+    std::int64_t count(const ExpertJob& job) const { return pieces_.count(panels_(job), rows_of(job)); }
+
+    std::span<const ExpertJob> jobs_;
+    Pieces pieces_;
+    Panels panels_;
+    std::int64_t items_ = 0;
+};
+
+void hidden_piece(const Table& table, const Activations& x, const ExpertJob& job, const Pieces::Piece& piece,
                   float* hidden) {
-    const std::int64_t width = jobs[0].mlp.gate.spec.rows;
-    const Pieces pieces(totals.in_bytes, totals.strips, totals.most_rows, compute.pool().threads());
-    const auto count = [&](const ExpertJob& job) { return pieces.count(strips(job.mlp), rows_of(job)); };
-    compute.pool().parallel_for(sum_of(jobs, count), [&](std::int64_t item, int) {
-        find_job(jobs, item, count, [&](const ExpertJob& job, std::int64_t first_pair, std::int64_t at) {
-            const Pieces::Piece piece = pieces.at(at, strips(job.mlp), rows_of(job));
-            const int step = strip_rows(job.mlp);
-            for (int strip = piece.panel_begin; strip < piece.panel_end; ++strip)
-                gate_and_up(compute.table(), x, job, strip * step,
-                            std::min((strip + 1) * step, static_cast<int>(width)), piece.row_begin, piece.row_end,
-                            hidden + first_pair * width, width);
-        });
-    });
+    const int width = job.mlp.gate.spec.rows, step = strip_rows(job.mlp);
+    for (int strip = piece.panel_begin; strip < piece.panel_end; ++strip)
+        gate_and_up(table, x, job, strip * step, std::min((strip + 1) * step, width), piece.row_begin, piece.row_end,
+                    hidden, width);
 }
 
-void down_stage(Compute& compute, const Activations& hidden, std::span<const ExpertJob> jobs, const Totals& totals) {
-    const Pieces pieces(totals.down_bytes, totals.down_panels, totals.most_rows, compute.pool().threads());
-    const auto count = [&](const ExpertJob& job) { return pieces.count(job.mlp.down.spec.panels(), rows_of(job)); };
-    compute.pool().parallel_for(sum_of(jobs, count), [&](std::int64_t item, int) {
-        find_job(jobs, item, count, [&](const ExpertJob& job, std::int64_t first_pair, std::int64_t at) {
-            const quant::MatrixSpec& spec = job.mlp.down.spec;
-            const Pieces::Piece piece = pieces.at(at, spec.panels(), rows_of(job));
-            for (int panel = piece.panel_begin; panel < piece.panel_end; ++panel) {
-                PanelCall call = panel_call(job.mlp.down, hidden, {nullptr, first_pair, rows_of(job)}, panel,
-                                            piece.row_begin, piece.row_end);
-                call.ldy = spec.rows;
-                call.y = job.y + piece.row_begin * call.ldy + panel * spec.panel_rows();
-                compute.table().panel[static_cast<std::size_t>(spec.format)](call);
-            }
-        });
-    });
+void down_piece(const Table& table, const Activations& hidden, const ExpertJob& job, std::int64_t first_pair,
+                const Pieces::Piece& piece) {
+    const quant::MatrixSpec& spec = job.mlp.down.spec;
+    for (int panel = piece.panel_begin; panel < piece.panel_end; ++panel) {
+        PanelCall call = panel_call(job.mlp.down, hidden, {nullptr, first_pair, rows_of(job)}, panel, piece.row_begin,
+                                    piece.row_end);
+        call.ldy = spec.rows;
+        call.y = job.y + piece.row_begin * call.ldy + panel * spec.panel_rows();
+        table.panel[static_cast<std::size_t>(spec.format)](call);
+    }
 }
 
 }  // namespace
@@ -141,13 +139,30 @@ std::size_t MlpScratch::bytes(std::int64_t pairs, std::int64_t intermediate, boo
 void experts(Compute& compute, const Activations& x, std::span<const ExpertJob> jobs, MlpScratch& scratch) {
     if (jobs.empty()) return;
     const Totals totals = measure(x, jobs);
-    const int width = jobs[0].mlp.gate.spec.rows;
+    const Table& table = compute.table();
+    const int width = jobs[0].mlp.gate.spec.rows, threads = compute.pool().threads();
     resize_exactly(scratch.hidden, static_cast<std::size_t>(totals.pairs) * static_cast<std::size_t>(width));
-    hidden_stage(compute, x, jobs, totals, scratch.hidden.data());
-    scratch.hidden_act.prepare(compute, scratch.hidden.data(), static_cast<int>(totals.pairs), width,
-                               totals.integer_down);
-    for (const ExpertJob& job : jobs) check_linear(job.mlp.down, scratch.hidden_act);
-    down_stage(compute, scratch.hidden_act, jobs, totals);
+    Activations& hidden = scratch.hidden_act;
+    hidden.take(scratch.hidden.data(), static_cast<int>(totals.pairs), width, totals.integer_down);
+    for (const ExpertJob& job : jobs) check_linear(job.mlp.down, hidden);
+
+    const Stage in(jobs, Pieces(totals.in_bytes, totals.strips, totals.most_rows, threads),
+                   [](const ExpertJob& job) { return strips(job.mlp); });
+    const Stage out(jobs, Pieces(totals.down_bytes, totals.down_panels, totals.most_rows, threads),
+                    [](const ExpertJob& job) { return job.mlp.down.spec.panels(); });
+    const std::int64_t prepared = totals.integer_down ? totals.pairs : 0;
+    compute.pool().parallel_phases({in.items(), prepared, out.items()}, [&](int phase, std::int64_t item, int) {
+        if (phase == 0)
+            in.run(item, [&](const ExpertJob& job, std::int64_t first_pair, const Pieces::Piece& piece) {
+                hidden_piece(table, x, job, piece, scratch.hidden.data() + first_pair * width);
+            });
+        else if (phase == 1)
+            hidden.prepare_row(table, item);
+        else
+            out.run(item, [&](const ExpertJob& job, std::int64_t first_pair, const Pieces::Piece& piece) {
+                down_piece(table, hidden, job, first_pair, piece);
+            });
+    });
 }
 
 void combine(Compute& compute, std::span<const float* const> outputs, const float* weights, int rows, int top_k,

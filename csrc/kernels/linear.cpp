@@ -9,7 +9,7 @@
 
 namespace moestro::kernels {
 
-void Activations::prepare(Compute& compute, const float* input, int row_count, int col_count, bool integer) {
+void Activations::take(const float* input, int row_count, int col_count, bool integer) {
     x = input;
     rows = row_count;
     cols = col_count;
@@ -20,12 +20,25 @@ void Activations::prepare(Compute& compute, const float* input, int row_count, i
     resize_exactly(codes, group_count * quant::kGroup);
     resize_exactly(scales, group_count);
     resize_exactly(sums, group_count);
-    compute.pool().parallel_for(rows, [&](std::int64_t row, int) {
-        const std::int64_t first = row * groups;
-        const bool finite = compute.table().quantise(x + row * cols, cols, codes.data() + first * quant::kGroup,
-                                                     scales.data() + first, sums.data() + first);
-        require(finite, ErrorKind::numeric, "an activation about to be quantised is not finite (row ", row, " of ",
-                rows, ", ", cols, " columns)");
+}
+
+void Activations::prepare_row(const Table& table, std::int64_t row) {
+    if (!has_codes) return;
+    const std::int64_t first = row * groups;
+    const bool finite = table.quantise(x + row * cols, cols, codes.data() + first * quant::kGroup,
+                                       scales.data() + first, sums.data() + first);
+    require(finite, ErrorKind::numeric, "an activation about to be quantised is not finite (row ", row, " of ", rows,
+            ", ", cols, " columns)");
+}
+
+void Activations::prepare(Compute& compute, const float* input, int row_count, int col_count, bool integer) {
+    take(input, row_count, col_count, integer);
+    if (!has_codes) return;
+    constexpr int kFloatsPerItem = 8192;  // worth waking a thread for
+    const std::int64_t rows_per_item = std::max(1, kFloatsPerItem / std::max(cols, 1));
+    compute.pool().parallel_for(ceil_div(rows, rows_per_item), [&](std::int64_t item, int) {
+        const std::int64_t end = std::min<std::int64_t>(rows, (item + 1) * rows_per_item);
+        for (std::int64_t row = item * rows_per_item; row < end; ++row) prepare_row(compute.table(), row);
     });
 }
 

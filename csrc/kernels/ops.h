@@ -29,6 +29,9 @@ class Activations {
   public:
     // x: [rows, cols], borrowed until the last use. Quantises when `integer`. Keeps its buffers between calls.
     void prepare(Compute& compute, const float* x, int rows, int cols, bool integer);
+    // The same in two parts, for work that is under way on the pool already: take(), then prepare_row() of every row.
+    void take(const float* x, int rows, int cols, bool integer);
+    void prepare_row(const Table& table, std::int64_t row);
 
     const float* x = nullptr;
     int rows = 0, cols = 0, groups = 0;
@@ -49,7 +52,7 @@ struct LinearJob {
 };
 void linear(Compute& compute, const Activations& x, std::span<const LinearJob> jobs);
 
-// Gated MLPs, any number of experts in one call (a dense MLP is one expert over all rows).
+// Gated MLPs, any number of experts in one call and one dispatch (a dense MLP is one expert over all rows).
 struct Mlp {
     Matrix gate, up, down;  // [I, H], [I, H], [H, I]
 };
@@ -77,8 +80,14 @@ void rms_norm(Compute& compute, const float* x, const float* weight, float eps, 
 void add(Compute& compute, float* x, const float* y, std::int64_t count);
 
 // Softmax top-k routing of logits [rows, experts] -> ids, weights [rows, top_k].
+struct RouterScratch {  // reused between calls; grows to the largest call
+    std::vector<float> probabilities;
+    static std::size_t bytes(int experts, int threads);
+};
 void route_softmax_topk(Compute& compute, const float* logits, int rows, int experts, int top_k, bool normalise,
-                        std::int32_t* ids, float* weights);
+                        std::int32_t* ids, float* weights, RouterScratch& scratch);
+void route_softmax_topk(Compute& compute, const float* logits, int rows, int experts, int top_k, bool normalise,
+                        std::int32_t* ids, float* weights);  // allocates its scratch at every call
 
 // cos and sin tables [rows, half] of position * inv_freq, each times attention_factor. inv_freq: [half] shared by all
 // rows, or [rows, half] when per_row.

@@ -225,6 +225,77 @@ class Runtime:
     def staging_bytes() -> int: ...  # taken at construction
     def close(self) -> None: ...  # waits for reads in flight, frees everything; later calls raise UsageError
 
+# ---- layers: a decoder's halves, constants bound once, computing in one workspace ----
+# Calls on a workspace come one after the other, whichever layer they go through. What a layer is given is kept by it.
+
+class Workspace:
+    """The arrays and scratch of a step. One thread at a time; a second one gets UsageError."""
+
+    def __init__(
+        self, *, hidden: int, heads: int, kv_heads: int, head_dim: int, experts: int, top_k: int, max_rows: int
+    ) -> None:
+        """For steps of up to `max_rows` rows. experts, top_k: the most of any layer, 0 where there are none."""
+    def begin(
+        self, positions: I64, tables: I32, table_begin: I64, blocks: I32, inv_freq: F32, attention_factor: float
+    ) -> None:
+        """A step begins. Places as for `attention` and `kv_append`; inv_freq as for `rope_table`. All are copied."""
+    @property
+    def x(self) -> F32:
+        """[rows, hidden]: the residual stream, a view; contents are undefined after `begin`."""
+    @property
+    def busy_ns(self) -> int:
+        """Nanoseconds spent inside calls on this workspace so far."""
+    @staticmethod
+    def nbytes(
+        *, hidden: int, heads: int, kv_heads: int, head_dim: int, experts: int, top_k: int, max_rows: int
+    ) -> int:
+        """Of the arrays; kernels' scratch comes on top (see below)."""
+
+class AttentionLayer:
+    def __init__(
+        self,
+        compute: Compute,
+        kv: KvPool,
+        layer: int,
+        *,
+        input_norm: F32,
+        q: Matrix,
+        k: Matrix,
+        v: Matrix,
+        o: Matrix,
+        eps: float,
+        scale: float,
+        window: int = 0,
+        q_norm: F32 | None = None,
+        k_norm: F32 | None = None,
+    ) -> None: ...
+    def run(self, work: Workspace) -> None:
+        """work.x += attention(norm(work.x)), storing the rows' keys and values."""
+
+class MlpLayer:
+    def __init__(
+        self, compute: Compute, layer: int, *, norm: F32, eps: float, gate: Matrix, up: Matrix, down: Matrix
+    ) -> None: ...
+    def run(self, work: Workspace) -> None:
+        """work.x += mlp(norm(work.x))."""
+
+class MoeLayer:
+    def __init__(
+        self, runtime: Runtime, layer: int, *, norm: F32, eps: float, router: Matrix, top_k: int, normalise: bool
+    ) -> None: ...
+    def submit(self, work: Workspace) -> None:
+        """Routes norm(work.x) and submits it to the runtime, as `submit_experts` does."""
+    def wait(self, work: Workspace) -> None:
+        """work.x += what was submitted."""
+
+class Head:
+    def __init__(self, compute: Compute, *, norm: F32, eps: float, slices: Sequence[Matrix]) -> None:
+        """slices: consecutive rows of one [vocab, hidden]."""
+    @property
+    def vocab(self) -> int: ...
+    def run(self, work: Workspace, rows: I64) -> F32:
+        """logits [len(rows), vocab] of norm(work.x) in these rows, a new array."""
+
 def measure_read_rate(
     path: str, block_bytes: int, depth: int, reader: str, cache: str, seconds: float
 ) -> dict[str, Any]:

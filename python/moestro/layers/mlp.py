@@ -5,8 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from moestro import _core
-from moestro._core import Compute, Matrix
-from moestro.layers.work import Work
+from moestro._core import F32, Compute, Matrix, Workspace
 
 
 @dataclass(frozen=True)
@@ -19,11 +18,14 @@ class MlpWeights:
 
 
 class Mlp:
-    def __init__(self, compute: Compute, weights: MlpWeights) -> None:
-        self._compute = compute
-        self._weights = weights
+    """x += mlp(norm(x)), with the layer's constants bound once."""
 
-    def __call__(self, work: Work) -> None:
-        """work.normed -> work.branch."""
-        weights = self._weights
-        _core.gated_mlp(self._compute, work.normed, weights.gate, weights.up, weights.down, work.branch)
+    def __init__(self, compute: Compute, layer: int, norm: F32, weights: MlpWeights, *, eps: float) -> None:
+        """norm [hidden]: weight of the norm before the MLP."""
+        self._layer = _core.MlpLayer(
+            compute, layer, norm=norm, eps=eps, gate=weights.gate, up=weights.up, down=weights.down
+        )
+
+    def __call__(self, work: Workspace) -> None:
+        """Adds to work.x."""
+        self._layer.run(work)

@@ -5,8 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from moestro import _core
-from moestro._core import Compute, Matrix, Runtime
-from moestro.layers.work import Work
+from moestro._core import F32, Matrix, Runtime, Workspace
 
 
 @dataclass(frozen=True)
@@ -15,23 +14,26 @@ class RouterWeights:
 
 
 class Moe:
-    """Routes rows and has the runtime compute their experts, wherever the records are."""
+    """x += experts(norm(x)): routes rows and has the runtime compute their experts, wherever the records are."""
 
     def __init__(
-        self, runtime: Runtime, compute: Compute, layer: int, weights: RouterWeights, *, top_k: int, normalise: bool
+        self,
+        runtime: Runtime,
+        layer: int,
+        norm: F32,
+        weights: RouterWeights,
+        *,
+        eps: float,
+        top_k: int,
+        normalise: bool,
     ) -> None:
-        """top_k experts per row; normalise divides their weights by their sum."""
-        self._runtime = runtime
-        self._compute = compute
-        self._layer = layer
-        self._router = (weights.router,)
-        self._top_k = top_k
-        self._normalise = normalise
+        """norm [hidden]: weight of the norm before the router. top_k experts per row; normalise divides their weights
+        by their sum."""
+        self._layer = _core.MoeLayer(
+            runtime, layer, norm=norm, eps=eps, router=weights.router, top_k=top_k, normalise=normalise
+        )
 
-    def __call__(self, work: Work) -> None:
-        """work.normed -> work.branch. Errors of a load surface here, naming the expert and its file."""
-        logits = work.router_logits(self._router[0].rows)
-        _core.linear(self._compute, work.normed, self._router, (logits,))
-        ids, weights = _core.route_softmax_topk(self._compute, logits, self._top_k, self._normalise)
-        ticket = self._runtime.submit_experts(self._layer, work.normed, ids, weights)
-        self._runtime.wait(ticket, work.branch)
+    def __call__(self, work: Workspace) -> None:
+        """Adds to work.x. Errors of a load surface here, naming the expert and its file."""
+        self._layer.submit(work)
+        self._layer.wait(work)

@@ -2,20 +2,19 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from typing import NamedTuple
 
 import numpy as np
 
 from moestro import _core
-from moestro._core import F32, U8, KvPool, Runtime
+from moestro._core import F32, U8, KvPool, Runtime, Workspace
 from moestro.errors import InternalError, NumericError, UsageError
-from moestro.layers.attention import Attention, Places
+from moestro.layers.attention import Attention
 from moestro.layers.embedding import Embedding
 from moestro.layers.head import Head
 from moestro.layers.mlp import Mlp, MlpWeights
 from moestro.layers.moe import Moe, RouterWeights
-from moestro.layers.norm import RmsNorm
-from moestro.layers.work import Work, WorkArrays, WorkShape
 from moestro.models.resident import ResidentLayer, ResidentWeights
 from moestro.models.rotary import Rotary
 from moestro.models.spec import DenseSpec, LayerSpec, ModelSpec, MoeSpec
@@ -42,22 +41,19 @@ class Decoder:
         """max_rows: rows that one step may have; the work arrays are allocated for it here. max_logit_rows: how many
         of them may ask for logits. The memory plan has room for no more.
         """
-        compute = runtime.compute
         self.spec = spec
         self.kv_pool = kv_pool
         self.max_rows = max_rows
         self.max_logit_rows = max_logit_rows
         self._runtime = runtime
-        self._compute = compute
         self._embedding = Embedding(weights.embedding)
         self._rotary = Rotary(spec.rope, spec.head_dim)
         self._layers = tuple(
-            _Layer(runtime, kv_pool, spec, index, layer, layer_weights)
+            _layer(runtime, kv_pool, spec, index, layer, layer_weights)
             for index, (layer, layer_weights) in enumerate(zip(spec.layers, weights.layers, strict=True))
         )
-        self._final_norm = RmsNorm(compute, weights.final_norm, spec.rms_norm_eps)
-        self._head = Head(compute, weights.head)
-        self._work = WorkArrays(work_shape(spec), max_rows)
+        self._head = Head(runtime.compute, weights.final_norm, weights.head, eps=spec.rms_norm_eps)
+        self.workspace = make_workspace(spec, max_rows)  # its contents belong to the step under way
         self._open: tuple[Segment, ...] = ()  # segments of a step with tentative rows, until finish or abort
 
     def forward(self, batch: StepBatch) -> F32:
@@ -114,23 +110,19 @@ class Decoder:
         self._embedding.close()
 
     def _run(self, batch: StepBatch, segments: Sequence[Segment]) -> F32:
-        work = self._work.take(batch.rows)
-        blocks = block_places(segments, batch.positions, _core.KV_BLOCK)
-        cos, sin = self._rotary(batch.positions, segments)
-        places = Places(batch.positions, cos, sin, blocks.tables, blocks.table_begin, blocks.blocks)
+        work = self.workspace
+        places = block_places(segments, batch.positions, _core.KV_BLOCK)
+        frequencies = self._rotary.frequencies(batch.positions, segments)
+        work.begin(batch.positions, places.tables, places.table_begin, places.blocks, frequencies, self._rotary.factor)
         self._embedding(batch.token_ids, work.x)
-        for layer in self._layers:
-            layer(work, places)
+        for attention, feed_forward in self._layers:
+            attention(work)
+            feed_forward(work)
         return self._logits(work, batch)
 
-    def _logits(self, work: Work, batch: StepBatch) -> F32:
+    def _logits(self, work: Workspace, batch: StepBatch) -> F32:
         rows = np.asarray(batch.logit_rows, dtype=np.int64)
-        if rows.size == 0:
-            return np.empty((0, self._head.vocab_size), dtype=np.float32)
-        chosen = work.normed[: len(rows)]
-        np.take(work.x, rows, axis=0, out=chosen)
-        self._final_norm(chosen, chosen)
-        logits = self._head(chosen)
+        logits = self._head(work, rows)
         if not np.isfinite(logits).all():
             row = int(rows[np.flatnonzero(~np.isfinite(logits).all(axis=1))[0]])
             raise NumericError(f"logits of row {row} (position {batch.positions[row]}) are not finite")
@@ -149,52 +141,57 @@ class Decoder:
                 segment.sequence.commit(0)
 
 
-class _Layer:
-    """x += attention(norm(x)); x += mlp(norm(x)), with everything constant bound once."""
+class _Layer(NamedTuple):
+    """Two halves; each adds to the residual stream."""
 
-    def __init__(
-        self, runtime: Runtime, kv: KvPool, model: ModelSpec, index: int, spec: LayerSpec, weights: ResidentLayer
-    ) -> None:
-        compute, eps = runtime.compute, model.rms_norm_eps
-        self._compute = compute
-        self._input_norm = RmsNorm(compute, weights.input_norm, eps)
-        self._attention = Attention(
-            compute,
-            kv,
-            index,
-            weights.attention,
-            eps=eps,
-            scale=model.head_dim**-0.5,
-            window=spec.sliding_window or 0,
-        )
-        self._mlp_norm = RmsNorm(compute, weights.post_attention_norm, eps)
-        self._mlp = _feed_forward(runtime, index, spec.mlp, weights)
-
-    def __call__(self, work: Work, places: Places) -> None:
-        self._input_norm(work.x, work.normed)
-        self._attention(work, places)
-        _core.add(self._compute, work.x, work.branch)
-        self._mlp_norm(work.x, work.normed)
-        self._mlp(work)
-        _core.add(self._compute, work.x, work.branch)
+    attention: Callable[[Workspace], None]
+    feed_forward: Callable[[Workspace], None]
 
 
-def _feed_forward(runtime: Runtime, index: int, spec: DenseSpec | MoeSpec, weights: ResidentLayer) -> Mlp | Moe:
+def _layer(
+    runtime: Runtime, kv: KvPool, model: ModelSpec, index: int, spec: LayerSpec, weights: ResidentLayer
+) -> _Layer:
+    attention = Attention(
+        runtime.compute,
+        kv,
+        index,
+        weights.input_norm,
+        weights.attention,
+        eps=model.rms_norm_eps,
+        scale=model.head_dim**-0.5,
+        window=spec.sliding_window or 0,
+    )
+    return _Layer(attention, _feed_forward(runtime, model.rms_norm_eps, index, spec.mlp, weights))
+
+
+def _feed_forward(
+    runtime: Runtime, eps: float, index: int, spec: DenseSpec | MoeSpec, weights: ResidentLayer
+) -> Mlp | Moe:
+    norm = weights.post_attention_norm
     if isinstance(spec, DenseSpec) and isinstance(weights.mlp, MlpWeights):
-        return Mlp(runtime.compute, weights.mlp)
+        return Mlp(runtime.compute, index, norm, weights.mlp, eps=eps)
     if isinstance(spec, MoeSpec) and isinstance(weights.mlp, RouterWeights):
         return Moe(
             runtime,
-            runtime.compute,
             index,
+            norm,
             weights.mlp,
+            eps=eps,
             top_k=spec.num_experts_per_tok,
             normalise=spec.norm_topk_prob,
         )
     raise InternalError(f"layer {index}: {type(spec).__name__} was given {type(weights.mlp).__name__}")
 
 
-def work_shape(spec: ModelSpec) -> WorkShape:
-    """What the work arrays of a model depend on."""
-    experts = [layer.mlp.num_experts for layer in spec.layers if isinstance(layer.mlp, MoeSpec)]
-    return WorkShape(spec.hidden_size, spec.num_heads, spec.num_kv_heads, spec.head_dim, max(experts, default=0))
+def make_workspace(spec: ModelSpec, max_rows: int) -> Workspace:
+    """What the steps of a model compute in. `work_bytes` of the memory plan counts it."""
+    moe = [layer.mlp for layer in spec.layers if isinstance(layer.mlp, MoeSpec)]
+    return Workspace(
+        hidden=spec.hidden_size,
+        heads=spec.num_heads,
+        kv_heads=spec.num_kv_heads,
+        head_dim=spec.head_dim,
+        experts=max((mlp.num_experts for mlp in moe), default=0),
+        top_k=max((mlp.num_experts_per_tok for mlp in moe), default=0),
+        max_rows=max_rows,
+    )

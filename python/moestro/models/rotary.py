@@ -1,4 +1,4 @@
-"""cos and sin of a step's rows, for every rotary scaling."""
+"""Rotary frequencies of a step's rows, for every scaling."""
 
 from __future__ import annotations
 
@@ -6,7 +6,6 @@ from collections.abc import Sequence
 
 import numpy as np
 
-from moestro import _core
 from moestro._core import F32, I64
 from moestro.models import rope
 from moestro.models.spec import RopeSpec
@@ -19,16 +18,15 @@ class Rotary:
     def __init__(self, spec: RopeSpec, head_dim: int) -> None:
         self._spec = spec
         self._head_dim = head_dim
-        self._factor = rope.attention_factor(spec)
+        self.factor = rope.attention_factor(spec)  # cos and sin are multiplied by it
         self._fixed = None if rope.depends_on_length(spec) else rope.inv_freq(spec, head_dim)
 
-    def __call__(self, positions: I64, segments: Sequence[Segment]) -> tuple[F32, F32]:
-        """positions [rows] -> cos, sin [rows, head_dim / 2]."""
-        frequencies = self._per_row(positions, segments) if self._fixed is None else self._fixed
-        return _core.rope_table(positions, frequencies, self._factor)
+    def frequencies(self, positions: I64, segments: Sequence[Segment]) -> F32:
+        """positions [rows] -> [head_dim / 2] for all rows, or [rows, head_dim / 2]."""
+        return self._per_row(positions, segments) if self._fixed is None else self._fixed
 
     def _per_row(self, positions: I64, segments: Sequence[Segment]) -> F32:
-        """[rows, head_dim / 2]; rows of one prompt share a length, so few sets are computed."""
+        """Rows of one prompt share a length, so few sets are computed."""
         prompts = np.repeat([s.prompt_length for s in segments], [s.rows for s in segments])
         lengths, row_set = np.unique(np.maximum(prompts, positions + 1), return_inverse=True)
         sets = np.stack([rope.inv_freq(self._spec, self._head_dim, int(length)) for length in lengths])

@@ -22,23 +22,22 @@ def logit_rows(model: Footprint, rows: int) -> int:
 
 def work_buffers(model: Footprint, rows: int, threads: int, longest: int) -> dict[str, int]:
     """Bytes by buffer, for steps of up to `rows` rows of sequences of up to `longest` tokens."""
-    queries, keys = model.heads * model.head_dim, model.kv_heads * model.head_dim
     sampled = logit_rows(model, rows)
     return {
-        "x": 4 * rows * model.hidden,
-        "normed": 4 * rows * model.hidden,
-        "branch": 4 * rows * model.hidden,
-        "q": 4 * rows * queries,
-        "k": 4 * rows * keys,
-        "v": 4 * rows * keys,
-        "attended": 4 * rows * queries,
-        "router logits": 4 * rows * model.experts,
-        "routing": 8 * rows * model.top_k,  # ids and weights
-        "rope tables": 4 * rows * model.head_dim * 2,  # cos, sin, and a set of frequencies per row, made by a copy
-        "block tables": 16 * (rows + -(-longest // core.KV_BLOCK)),  # ids and pointers
+        "workspace": core.Workspace.nbytes(
+            hidden=model.hidden,
+            heads=model.heads,
+            kv_heads=model.kv_heads,
+            head_dim=model.head_dim,
+            experts=model.experts,
+            top_k=model.top_k,
+            max_rows=rows,
+        ),
+        "rotary frequencies": 4 * rows * model.head_dim,  # a set per row, made by a copy
+        "places": 48 * rows + 16 * -(-longest // core.KV_BLOCK),  # positions, block ids and pointers, given and copied
         "logits": 5 * sampled * model.vocab,  # and whether each is finite
         "sampling": _SAMPLER_BYTES * model.vocab,
-        "kernels": _kernel_bytes(model, rows, sampled, threads, longest),
+        "kernels": _kernel_bytes(model, rows, threads, longest),
         "experts": _expert_bytes(model, rows),
     }
 
@@ -48,21 +47,13 @@ def work_bytes(model: Footprint, rows: int, threads: int, longest: int) -> int:
     return sum(work_buffers(model, rows, threads, longest).values())
 
 
-def _kernel_bytes(model: Footprint, rows: int, sampled: int, threads: int, longest: int) -> int:
-    """The largest of the calls, which come one after the other."""
+def _kernel_bytes(model: Footprint, rows: int, threads: int, longest: int) -> int:
+    """What they keep from call to call: one set of activations, of the widest input, and scratch of each kind."""
     integer, queries = model.trunk_integer, model.heads * model.head_dim
-    calls = [
-        core.activation_bytes(rows, model.hidden, integer),
-        core.activation_bytes(rows, queries, integer),
-        core.activation_bytes(sampled, model.hidden, integer),
-        core.attention_scratch_bytes(model.kv_heads, model.head_dim, model.heads, rows, longest, threads),
-    ]
-    if model.dense_width:
-        calls.append(
-            core.activation_bytes(rows, model.hidden, integer)
-            + core.mlp_scratch_bytes(rows, model.dense_width, integer)
-        )
-    return max(calls)
+    attention = core.attention_scratch_bytes(model.kv_heads, model.head_dim, model.heads, rows, longest, threads)
+    mlp = core.mlp_scratch_bytes(rows, model.dense_width, integer) if model.dense_width else 0
+    router = 4 * model.experts * threads
+    return core.activation_bytes(rows, max(model.hidden, queries), integer) + attention + mlp + router
 
 
 def _expert_bytes(model: Footprint, rows: int) -> int:

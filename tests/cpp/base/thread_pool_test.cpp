@@ -6,10 +6,12 @@
 #include <unistd.h>
 #include <xmmintrin.h>
 
+#include <array>
 #include <atomic>
 #include <chrono>
 #include <fstream>
 #include <mutex>
+#include <numeric>
 #include <set>
 #include <stdexcept>
 #include <string>
@@ -131,7 +133,84 @@ TEST_P(Pool, ConcurrentCallersAreServedOneAfterTheOther) {
     EXPECT_EQ(total, 4 * 50 * 190);
 }
 
+TEST_P(Pool, APhaseBeginsWhenAllBeforeItHasEnded) {
+    ThreadPool pool(GetParam());
+    const std::array<std::int64_t, 5> counts{7, 0, 1, 50, 3};
+    for (int round = 0; round < 100; ++round) {
+        std::array<std::array<int, 50>, 5> times{};  // not atomic: the sanitizer sees a missing order
+        std::atomic<int> early{0};
+        pool.parallel_phases(
+            {counts[0], counts[1], counts[2], counts[3], counts[4]}, [&](int phase, std::int64_t item, int worker) {
+                if (worker < 0 || worker >= GetParam()) ++early;
+                for (int before = 0; before < phase; ++before)
+                    for (std::int64_t i = 0; i < counts[static_cast<std::size_t>(before)]; ++i)
+                        early += times[static_cast<std::size_t>(before)][static_cast<std::size_t>(i)] != 1;
+                ++times[static_cast<std::size_t>(phase)][static_cast<std::size_t>(item)];
+            });
+        ASSERT_EQ(early, 0);
+        for (std::size_t phase = 0; phase < counts.size(); ++phase)
+            ASSERT_EQ(std::accumulate(times[phase].begin(), times[phase].end(), 0), counts[phase]);
+    }
+}
+
+TEST_P(Pool, ALongPhaseIsWaitedForAsleep) {
+    ThreadPool pool(GetParam());
+    std::atomic<int> done{0}, early{0};
+    pool.parallel_phases({GetParam(), 2 * GetParam()}, [&](int phase, std::int64_t item, int) {
+        if (phase == 0 && item == 0) std::this_thread::sleep_for(std::chrono::milliseconds(5));
+        if (phase == 0) ++done;
+        if (phase == 1 && done != GetParam()) ++early;
+    });
+    EXPECT_EQ(done, GetParam());
+    EXPECT_EQ(early, 0);
+}
+
+TEST_P(Pool, AnExceptionInAPhaseReleasesWhoWaitsForIt) {
+    ThreadPool pool(GetParam());
+    for (int at = 0; at < 3; ++at)
+        for (int round = 0; round < 20; ++round) {
+            std::atomic<int> later{0};
+            try {
+                pool.parallel_phases({4, 4, 4}, [&](int phase, std::int64_t item, int) {
+                    if (phase > at) ++later;
+                    if (phase != at || item != 2) return;
+                    if (round % 2 == 0) std::this_thread::sleep_for(std::chrono::milliseconds(1));
+                    throw std::runtime_error("phase " + std::to_string(at));
+                });
+                ADD_FAILURE() << "no error";
+            } catch (const std::runtime_error& error) {
+                EXPECT_EQ(error.what(), "phase " + std::to_string(at));
+            }
+            EXPECT_EQ(later, 0);
+            std::atomic<int> after{0};
+            pool.parallel_phases({3, 3}, [&](int, std::int64_t, int) { ++after; });
+            EXPECT_EQ(after, 6);
+        }
+}
+
 INSTANTIATE_TEST_SUITE_P(Threads, Pool, testing::Values(1, 2, 3, 8));
+
+TEST(ThreadPool, NothingToDoIsDone) {
+    ThreadPool pool(2);
+    pool.parallel_for(0, [](std::int64_t, int) { ADD_FAILURE(); });
+    pool.parallel_phases({0, 0}, [](int, std::int64_t, int) { ADD_FAILURE(); });
+    pool.parallel_phases({}, [](int, std::int64_t, int) { ADD_FAILURE(); });
+}
+
+TEST(ThreadPool, SingleItemsRunOnTheCallerOnePhaseAfterTheOther) {
+    ThreadPool pool(4);
+    const std::thread::id caller = std::this_thread::get_id();
+    std::vector<int> order;
+    for (int round = 0; round < 50; ++round) {
+        order.clear();
+        pool.parallel_phases({1, 1, 0, 1}, [&](int phase, std::int64_t, int worker) {
+            EXPECT_EQ(std::this_thread::get_id(), caller);
+            EXPECT_EQ(worker, 0);
+            order.push_back(phase);
+        });
+        EXPECT_EQ(order, (std::vector<int>{0, 1, 3}));
+    }
+}
 
 TEST(ThreadPool, AllThreadsTakePart) {
     ThreadPool pool(3);

@@ -34,11 +34,11 @@ void set_experts(Runtime& runtime, const ToyModel& model, bool packed) {
 }
 
 std::vector<float> run_layer(Runtime& runtime, const Call& call) {
-    const auto ticket =
+    Ticket ticket =
         runtime.submit_experts(call.layer, call.x.data(), call.rows, call.ids.data(), call.weights.data(), call.top_k);
-    EXPECT_EQ(ticket->rows(), call.rows);
+    EXPECT_EQ(ticket.rows(), call.rows);
     std::vector<float> y(call.x.size());
-    runtime.wait(*ticket, y.data());
+    runtime.wait(ticket, y.data());
     return y;
 }
 
@@ -219,13 +219,13 @@ TEST(Runtime, StepsAreKeptInOrder) {
     EXPECT_THROW(runtime.end_step({}), Error);
     runtime.begin_step(2, {});
     EXPECT_THROW(runtime.begin_step(2, {}), Error);
-    const auto ticket = runtime.submit_experts(call.layer, call.x.data(), 2, call.ids.data(), call.weights.data(), 2);
+    Ticket ticket = runtime.submit_experts(call.layer, call.x.data(), 2, call.ids.data(), call.weights.data(), 2);
     EXPECT_THROW(run_layer(runtime, call), Error) << "these rows were submitted";
     EXPECT_THROW(runtime.end_step({}), Error) << "a ticket is open";
     std::vector<float> y(call.x.size());
-    runtime.wait(*ticket, y.data());
+    runtime.wait(ticket, y.data());
     EXPECT_EQ(y, model.expected(*runtime.compute(), call));
-    EXPECT_THROW(runtime.wait(*ticket, y.data()), Error) << "waited for already";
+    EXPECT_THROW(runtime.wait(ticket, y.data()), Error) << "waited for already";
     runtime.end_step({});
     runtime.check_integrity();
 }
@@ -233,7 +233,7 @@ TEST(Runtime, StepsAreKeptInOrder) {
 TEST(Runtime, TicketsCanBeDroppedAnywhereAndAnyTime) {
     const ToyModel model({});
     const Call call = model.random_call(0, 3, 4, 1);
-    std::unique_ptr<Ticket> survivor;
+    Ticket survivor;
     {
         Runtime runtime(options(2)), other(options(2));
         set_experts(runtime, model, true);
@@ -247,21 +247,21 @@ TEST(Runtime, TicketsCanBeDroppedAnywhereAndAnyTime) {
         runtime.check_integrity();
 
         runtime.begin_step(3, {});
-        const auto aborted = submit();
+        Ticket aborted = submit();
         runtime.abort_step();
         runtime.abort_step();
         runtime.check_integrity();
         std::vector<float> y(call.x.size());
-        EXPECT_THROW(runtime.wait(*aborted, y.data()), Error);
+        EXPECT_THROW(runtime.wait(aborted, y.data()), Error);
 
         runtime.begin_step(3, {});
         EXPECT_EQ(run_layer(runtime, call), model.expected(*runtime.compute(), call));
         runtime.end_step({});
         runtime.begin_step(3, {});
         survivor = submit();
-        EXPECT_THROW(other.wait(*survivor, y.data()), Error);
+        EXPECT_THROW(other.wait(survivor, y.data()), Error);
     }
-    survivor.reset();  // after its runtime
+    survivor = {};  // after its runtime
 }
 
 TEST(Runtime, FaultsAreNamedAndTheNextStepIsExact) {
@@ -336,7 +336,7 @@ TEST(Runtime, TrunkLoadsWaitForExpertsInFlight) {
     set_experts(runtime, model, true);
     const Call call = model.random_call(0, 3, 4, 1);
     runtime.begin_step(3, {});
-    runtime.submit_experts(call.layer, call.x.data(), 3, call.ids.data(), call.weights.data(), 4).reset();
+    runtime.submit_experts(call.layer, call.x.data(), 3, call.ids.data(), call.weights.data(), 4);
     runtime.abort_step();
     const int file = runtime.open_file(model.checkpoint_path());
     EXPECT_EQ(runtime.open_file(model.checkpoint_path()), file);

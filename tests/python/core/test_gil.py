@@ -29,9 +29,14 @@ def calls(path: Path) -> dict[str, Callable[[], object]]:
     large, count = np.ones((64 * ROWS, WIDTH), np.float32), 64 << 20
     scratch, positions = np.empty_like(large), np.arange(1 << 18, dtype=np.int64)
     frequencies, data = np.ones(16, np.float32), np.zeros(256 << 20, np.uint8)
+    work, norm, rows = _workspace(8 * ROWS), np.ones(WIDTH, np.float32), np.arange(8 * ROWS)
+    mlp = _core.MlpLayer(compute, 0, norm=norm, eps=1e-6, gate=matrix, up=matrix, down=matrix)
+    head = _core.Head(compute, norm=norm, eps=1e-6, slices=[matrix])
     return {
         "linear": lambda: _core.linear(compute, x, [matrix], [out]),
         "gated_mlp": lambda: _core.gated_mlp(compute, x, matrix, matrix, matrix, out),
+        "MlpLayer.run": lambda: mlp.run(work),
+        "Head.run": lambda: head.run(work, rows),
         "rms_norm": lambda: _core.rms_norm(compute, large, large[0], 1e-6, scratch),
         "add": lambda: _core.add(compute, scratch, large),
         "route_softmax_topk": lambda: _core.route_softmax_topk(compute, large, 8, True),
@@ -47,9 +52,21 @@ def calls(path: Path) -> dict[str, Callable[[], object]]:
     }
 
 
+def _workspace(rows: int) -> _core.Workspace:
+    """With ones as its residual stream."""
+    work = _core.Workspace(hidden=WIDTH, heads=1, kv_heads=1, head_dim=16, experts=0, top_k=0, max_rows=rows)
+    tables, frequencies = np.zeros(rows // 64, np.int32), np.ones(8, np.float32)
+    zeros = np.zeros(rows, np.int64)
+    work.begin(np.arange(rows), tables, zeros, zeros.astype(np.int32), frequencies, 1.0)
+    work.x[:] = 1.0
+    return work
+
+
 NAMES = (
     "linear",
     "gated_mlp",
+    "MlpLayer.run",
+    "Head.run",
     "rms_norm",
     "add",
     "route_softmax_topk",

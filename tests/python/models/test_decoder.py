@@ -125,7 +125,7 @@ def test_an_exception_half_way_keeps_no_row(
     moe.decoder.forward(batch_of([(first, ids[:30], 90)]))
     with monkeypatch.context() as patch:
         layers = list(moe.decoder._layers)
-        layers[at_layer] = _failing(error)
+        layers[at_layer] = layers[at_layer]._replace(feed_forward=_failing(error))
         patch.setattr(moe.decoder, "_layers", layers)
         with pytest.raises(error):
             moe.decoder.forward(batch_of([(first, ids[30:], 90), (second, ids, 90)]))
@@ -159,8 +159,8 @@ def test_refused_steps_change_nothing(moe: LoadedModel) -> None:
 def test_logits_that_are_not_finite_are_an_error(moe: LoadedModel, monkeypatch: pytest.MonkeyPatch) -> None:
     real = moe.decoder._head
 
-    def head(x: Any) -> Any:
-        logits = real(x)
+    def head(*given: Any) -> Any:
+        logits = real(*given)
         logits[1, 3] = np.inf
         return logits
 

@@ -1,0 +1,19 @@
+// Linears of a layer, through the workspace's scratch.
+#pragma once
+
+#include <span>
+
+#include "layers/workspace.h"
+
+namespace moestro::layers {
+
+// Into an array that is as wide as the weight has rows.
+inline kernels::LinearJob dense(const kernels::Matrix& weight, float* y) {
+    return {weight, y, weight.spec.rows};
+}
+
+// Runs the jobs, at least one, on x [rows, their weights' columns] in one dispatch.
+void linear(kernels::Compute& compute, Workspace& work, const float* x, int rows,
+            std::span<const kernels::LinearJob> jobs);
+
+}  // namespace moestro::layers

@@ -1,0 +1,97 @@
+#include "layers/workspace.h"
+
+#include <algorithm>
+#include <numeric>
+#include <type_traits>
+
+#include "base/error.h"
+#include "base/types.h"
+
+namespace moestro::layers {
+
+namespace {
+
+constexpr std::size_t kAlignment = 64;
+
+// Calls take(array, bytes of a row) for every array, in the order they lie in memory.
+template <class Take>
+void for_arrays(const WorkShape& shape, WorkArrays& arrays, const Take& take) {
+    const auto floats = [&](float*& array, std::int64_t width) { take(array, width * std::int64_t{sizeof(float)}); };
+    const std::int64_t hidden = shape.hidden, queries = std::int64_t{shape.heads} * shape.head_dim,
+                       keys = std::int64_t{shape.kv_heads} * shape.head_dim;
+    for (float** array : {&arrays.x, &arrays.normed, &arrays.branch}) floats(*array, hidden);
+    for (float** array : {&arrays.q, &arrays.attended}) floats(*array, queries);
+    for (float** array : {&arrays.k, &arrays.v}) floats(*array, keys);
+    for (float** array : {&arrays.cos, &arrays.sin}) floats(*array, shape.head_dim / 2);
+    floats(arrays.logits, shape.experts);
+    floats(arrays.weights, shape.top_k);
+    take(arrays.ids, shape.top_k * std::int64_t{sizeof(std::int32_t)});
+    take(arrays.every_row, std::int64_t{sizeof(std::int32_t)});
+}
+
+Nanos now() {
+    return SteadyClock().now();
+}
+
+}  // namespace
+
+std::size_t Workspace::bytes(const WorkShape& shape, std::int64_t max_rows) {
+    std::size_t bytes = 0;
+    WorkArrays none;
+    for_arrays(shape, none, [&](auto*&, std::int64_t row_bytes) {
+        bytes += round_up(static_cast<std::size_t>(row_bytes * max_rows), kAlignment);
+    });
+    return round_up(bytes, kPageBytes);
+}
+
+Workspace::Workspace(const WorkShape& shape, int max_rows) : shape_(shape), max_rows_(max_rows) {
+    require(shape.hidden > 0 && shape.heads > 0 && shape.kv_heads > 0 && shape.head_dim > 0 && max_rows > 0,
+            ErrorKind::usage, "a workspace needs at least one row, channel and head; got ", max_rows, " rows, hidden ",
+            shape.hidden, ", ", shape.heads, " and ", shape.kv_heads, " heads of ", shape.head_dim);
+    require(shape.head_dim % 2 == 0, ErrorKind::usage, "argument head_dim: expected an even number; got ",
+            shape.head_dim);
+    require(0 <= shape.top_k && shape.top_k <= shape.experts, ErrorKind::usage, "argument top_k: expected 0 to ",
+            shape.experts, ", the number of experts; got ", shape.top_k);
+    memory_ = PageBuffer(bytes(shape, max_rows));
+    std::byte* at = memory_.data();
+    for_arrays(shape, arrays_, [&](auto*& array, std::int64_t row_bytes) {
+        array = reinterpret_cast<std::remove_reference_t<decltype(array)>>(at);
+        at += round_up(static_cast<std::size_t>(row_bytes * max_rows), kAlignment);
+    });
+    std::iota(arrays_.every_row, arrays_.every_row + max_rows, 0);
+    const auto rows = static_cast<std::size_t>(max_rows);
+    positions_.reserve(rows);
+    begins_.reserve(rows);
+    blocks_.reserve(rows);
+    scratch.blocks.reserve(rows);
+}
+
+void Workspace::begin(const StepPlaces& places) {
+    const Use use(*this);
+    const std::size_t rows = places.batch.positions.size();
+    require(rows >= 1 && rows <= static_cast<std::size_t>(max_rows_), ErrorKind::usage, "a step has 1 to ", max_rows_,
+            " rows in this workspace; got ", rows);
+    MOESTRO_CHECK(places.batch.begins.size() == rows && places.blocks.size() == rows);
+    memory::require_positions(places.batch.positions);
+    memory::require_inside(places.batch);
+    positions_.assign(places.batch.positions.begin(), places.batch.positions.end());
+    begins_.assign(places.batch.begins.begin(), places.batch.begins.end());
+    tables_.assign(places.batch.tables.begin(), places.batch.tables.end());
+    blocks_.assign(places.blocks.begin(), places.blocks.end());
+    any_hole_ = std::find(tables_.begin(), tables_.end(), memory::kNoBlock) != tables_.end();
+    experts = {};
+    kernels::rope_table(positions_.data(), places.inv_freq, places.per_row, places.attention_factor,
+                        static_cast<int>(rows), shape_.head_dim / 2, arrays_.cos, arrays_.sin);
+}
+
+Workspace::Use::Use(Workspace& work) : work_(work), begin_(now()) {
+    require(!work.used_.exchange(true, std::memory_order_acquire), ErrorKind::usage,
+            "another thread is computing in this workspace: calls come one after the other");
+}
+
+Workspace::Use::~Use() {
+    work_.busy_ns_.fetch_add(now() - begin_, std::memory_order_relaxed);
+    work_.used_.store(false, std::memory_order_release);
+}
+
+}  // namespace moestro::layers

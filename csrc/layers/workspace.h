@@ -1,0 +1,114 @@
+// What a decoder computes a step in: arrays and kernel scratch, allocated once for the largest step, and where the rows
+// of the step under way stand. Layers take their input from it and leave their output there.
+#pragma once
+
+#include <atomic>
+#include <cstdint>
+#include <span>
+#include <vector>
+
+#include "base/clock.h"
+#include "base/memory.h"
+#include "engine/runtime.h"
+#include "kernels/ops.h"
+#include "memory/block_tables.h"
+
+namespace moestro::layers {
+
+// Sizes of a model that its work arrays depend on.
+struct WorkShape {
+    int hidden = 0;
+    int heads = 0, kv_heads = 0, head_dim = 0;  // head_dim is even
+    int experts = 0, top_k = 0;                 // the most of any layer; 0 in a dense model
+};
+
+// Arrays of [rows, width] for the rows of a step, dense. Pointers stay the same as long as the workspace.
+struct WorkArrays {
+    float* x = nullptr;                 // [rows, hidden]: the residual stream
+    float* normed = nullptr;            // [rows, hidden]: what a branch reads
+    float* branch = nullptr;            // [rows, hidden]: what a branch adds
+    float* q = nullptr;                 // [rows, heads * head_dim]
+    float* k = nullptr;                 // [rows, kv_heads * head_dim]
+    float* v = nullptr;                 // [rows, kv_heads * head_dim]
+    float* attended = nullptr;          // [rows, heads * head_dim]
+    float* cos = nullptr;               // [rows, head_dim / 2]
+    float* sin = nullptr;               // [rows, head_dim / 2]
+    float* logits = nullptr;            // [rows, experts]: of a router
+    float* weights = nullptr;           // [rows, top_k]
+    std::int32_t* ids = nullptr;        // [rows, top_k]
+    std::int32_t* every_row = nullptr;  // [rows]: 0, 1, 2, ...
+};
+
+// Where a step's rows stand. Borrowed by begin() only.
+struct StepPlaces {
+    memory::BlockTables batch;
+    std::span<const memory::BlockId> blocks;  // [rows]: the block that takes a row's key and value
+    // Of the rotary embedding: [half], or [rows, half] when per_row; cos and sin are multiplied by the factor.
+    const float* inv_freq = nullptr;
+    bool per_row = false;
+    float attention_factor = 1.0f;
+};
+
+// One thread at a time.
+class Workspace {
+  public:
+    // For steps of up to `max_rows` rows. Throws Error(usage) for sizes that are not above 0 (experts may be 0).
+    Workspace(const WorkShape& shape, int max_rows);
+    Workspace(const Workspace&) = delete;
+    Workspace& operator=(const Workspace&) = delete;
+
+    // A step begins: contents of the last one are gone. Throws Error(usage) for more rows than there is room for, and
+    // places that make no sense.
+    void begin(const StepPlaces& places);
+    int rows() const { return static_cast<int>(positions_.size()); }
+    memory::BlockTables batch() const { return {positions_, tables_, begins_}; }
+    std::span<const memory::BlockId> blocks() const { return blocks_; }
+    bool any_hole() const { return any_hole_; }  // some table has kNoBlock
+
+    const WorkShape& shape() const { return shape_; }
+    int max_rows() const { return max_rows_; }
+    const WorkArrays& arrays() const { return arrays_; }
+
+    // Of the arrays. What `scratch` and the places grow to is the sum of their parts.
+    static std::size_t bytes(const WorkShape& shape, std::int64_t max_rows);
+
+    // Grow to the largest call and stay.
+    struct Scratch {
+        kernels::Activations activations;
+        kernels::AttentionScratch attention;
+        kernels::RouterScratch router;
+        kernels::MlpScratch mlp;
+        std::vector<std::byte*> tables, blocks;  // of one layer
+        std::vector<kernels::LinearJob> head;
+    } scratch;
+    engine::Ticket experts;  // submitted by the layer under way, not waited for yet
+
+    // A call that computes here. Throws Error(usage) while another thread's is going on.
+    class Use {
+      public:
+        explicit Use(Workspace& work);
+        ~Use();
+        Use(const Use&) = delete;
+        Use& operator=(const Use&) = delete;
+
+      private:
+        Workspace& work_;
+        Nanos begin_;
+    };
+    Nanos busy_ns() const { return busy_ns_.load(std::memory_order_relaxed); }  // within calls, since construction
+
+  private:
+    const WorkShape shape_;
+    const int max_rows_;
+    PageBuffer memory_;
+    WorkArrays arrays_;
+
+    std::vector<std::int64_t> positions_, begins_;  // [rows]
+    std::vector<memory::BlockId> tables_, blocks_;
+    bool any_hole_ = false;
+
+    std::atomic<bool> used_ = false;
+    std::atomic<Nanos> busy_ns_ = 0;
+};
+
+}  // namespace moestro::layers
