@@ -59,7 +59,8 @@ void attend(benchmark::State& state, Compute& compute, kernels::KvType type, int
         kernels::attention(compute, job, scratch);
     }
     meter.report(state, static_cast<double>(job.layout.block_bytes()) * static_cast<double>(contexts.blocks),
-                 4.0 * kHeads * kHeadDim * keys);
+                 4.0 * kHeads * kHeadDim * keys,
+                 unit_of(peaks(compute.pool().threads()), kernels::name(compute.isa().active), "f32"));
 }
 
 struct Type {

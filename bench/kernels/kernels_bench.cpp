@@ -33,6 +33,13 @@ using kernels::Compute;
 
 constexpr int kHidden = 2048, kWidth = 768;
 
+// What a product of weights of this format keeps busy.
+const bench::UnitRate* unit_of(Compute& compute, quant::Format format) {
+    const bool fast = compute.isa().math == kernels::Math::fast && format == quant::Format::bf16;
+    const char* type = quant::is_integer(format) ? "int8" : fast ? "bf16" : "f32";
+    return bench::unit_of(bench::peaks(compute.pool().threads()), kernels::name(compute.isa().active), type);
+}
+
 // Copies of one packed matrix until they no longer fit any cache.
 struct Copies {
     quant::MatrixSpec spec;
@@ -69,7 +76,7 @@ void linear(benchmark::State& state, Compute& compute, quant::Format format, int
         const kernels::LinearJob job{weights.at(next++), y.data(), kHidden};
         kernels::linear(compute, input, {&job, 1});
     }
-    meter.report(state, static_cast<double>(weights.stride), 2.0 * kHidden * kHidden * rows);
+    meter.report(state, static_cast<double>(weights.stride), 2.0 * kHidden * kHidden * rows, unit_of(compute, format));
 }
 
 void gated_mlp(benchmark::State& state, Compute& compute, quant::Format format, int rows) {
@@ -88,7 +95,8 @@ void gated_mlp(benchmark::State& state, Compute& compute, quant::Format format, 
         kernels::experts(compute, input, {&job, 1}, scratch);
         ++next;
     }
-    meter.report(state, static_cast<double>(gate.stride + up.stride + down.stride), 6.0 * kHidden * kWidth * rows);
+    meter.report(state, static_cast<double>(gate.stride + up.stride + down.stride), 6.0 * kHidden * kWidth * rows,
+                 unit_of(compute, format));
 }
 
 void rms_norm(benchmark::State& state, Compute& compute, int rows) {
@@ -96,7 +104,7 @@ void rms_norm(benchmark::State& state, Compute& compute, int rows) {
     std::vector<float> y(x.size());
     const Meter meter(compute.pool().threads());
     for (auto _ : state) kernels::rms_norm(compute, x.data(), w.data(), 1e-6f, rows, kHidden, y.data());
-    meter.report(state, 8.0 * kHidden * rows, 4.0 * kHidden * rows);
+    meter.report(state, 8.0 * kHidden * rows, 4.0 * kHidden * rows, unit_of(compute, quant::Format::f32));
 }
 
 void router(benchmark::State& state, Compute& compute, int rows) {
@@ -106,7 +114,7 @@ void router(benchmark::State& state, Compute& compute, int rows) {
     const Meter meter(compute.pool().threads());
     for (auto _ : state)
         kernels::route_softmax_topk(compute, logits.data(), rows, 128, 8, true, ids.data(), weights.data());
-    meter.report(state, 4.0 * 128 * rows, 20.0 * 128 * rows);
+    meter.report(state, 4.0 * 128 * rows, 20.0 * 128 * rows, unit_of(compute, quant::Format::f32));
 }
 
 // From bf16 or f32 rows, as a checkpoint holds them, to panels; bytes are the source's.
@@ -119,7 +127,7 @@ void pack(benchmark::State& state, quant::SourceType type, quant::Format format)
     const PageBuffer out(spec.bytes());
     const Meter meter(1);
     for (auto _ : state) quant::pack(source, spec, out.data(), 0, spec.panels());
-    meter.report(state, static_cast<double>(data.size()), 0);
+    meter.report(state, static_cast<double>(data.size()), 0, nullptr);
 }
 
 using Bench = std::function<void(benchmark::State&)>;
@@ -127,10 +135,22 @@ void add(const std::string& name, Bench bench) {
     benchmark::RegisterBenchmark(name.c_str(), std::move(bench))->UseRealTime()->Unit(benchmark::kMicrosecond);
 }
 
+constexpr int kRows[] = {1, 2, 4, 16, 64, 256};
+
+// What fast math changes.
+void add_fast(Compute& compute) {
+    for (int rows : kRows) {
+        const std::string tail = "/bf16_fast/avx512/rows:" + std::to_string(rows);
+        add("linear" + tail, [=, &compute](benchmark::State& s) { linear(s, compute, quant::Format::bf16, rows); });
+        add("gated_mlp" + tail,
+            [=, &compute](benchmark::State& s) { gated_mlp(s, compute, quant::Format::bf16, rows); });
+    }
+}
+
 void add_all(Compute& compute) {
     const std::string isa(kernels::name(compute.isa().active));
     using quant::Format;
-    for (int rows : {1, 4, 16, 64, 256}) {
+    for (int rows : kRows) {
         const std::string tail = "/" + isa + "/rows:" + std::to_string(rows);
         for (Format format : {Format::f32, Format::bf16, Format::q8, Format::q4}) {
             const std::string name(quant::name(format));
@@ -184,12 +204,19 @@ int main(int argc, char** argv) {
             std::printf("%s: not measured (%s)\n", isa, error.what());
         }
     }
+    const kernels::IsaChoice fast = kernels::choose_isa("", kernels::Math::fast);
+    if (fast.math == kernels::Math::fast)
+        add_fast(*computes.emplace_back(std::make_unique<Compute>(threads, fast)));
+    else
+        std::printf("bf16_fast: not measured (%s)\n", fast.refused.back().c_str());
     add("pack/bf16_to_bf16", [](benchmark::State& s) { pack(s, quant::SourceType::bf16, quant::Format::bf16); });
     add("pack/f32_to_f32", [](benchmark::State& s) { pack(s, quant::SourceType::f32, quant::Format::f32); });
     add("pack/bf16_to_q8", [](benchmark::State& s) { pack(s, quant::SourceType::bf16, quant::Format::q8); });
     add("pack/bf16_to_q4", [](benchmark::State& s) { pack(s, quant::SourceType::bf16, quant::Format::q4); });
     const bench::Peaks& peak = bench::peaks(threads);
-    std::printf("peaks, %d threads: memory read %.1f GB/s, float32 multiply-add %.0f GFLOP/s\n", threads,
-                peak.read_bytes_per_second / 1e9, peak.flops / 1e9);
+    std::printf("peaks, %d threads: memory read %.1f GB/s", threads, peak.read_bytes_per_second / 1e9);
+    for (const bench::UnitRate& unit : peak.units)
+        std::printf(", %s %s %.0f Gop/s", unit.isa.c_str(), unit.type.c_str(), unit.operations_per_second / 1e9);
+    std::printf("\n");
     benchmark::RunSpecifiedBenchmarks();
 }

@@ -25,20 +25,22 @@ inline std::vector<float> normal(std::size_t count) {
 // Started before a benchmark's loop, asked after it.
 class Meter {
   public:
-    explicit Meter(int threads) : peak_(peaks(threads)), start_(std::chrono::steady_clock::now()) {}
+    explicit Meter(int threads) : peaks_(peaks(threads)), start_(std::chrono::steady_clock::now()) {}
 
-    void report(benchmark::State& state, double bytes, double operations) const {
+    // bytes, operations: of one iteration. Rates, and their shares of reading memory and of the unit that multiplies
+    // (peaks.h; left out where that unit was not measured).
+    void report(benchmark::State& state, double bytes, double operations, const UnitRate* unit) const {
         const std::chrono::duration<double> elapsed = std::chrono::steady_clock::now() - start_;
         const double rate = static_cast<double>(state.iterations()) / elapsed.count();
         state.counters["GB/s"] = bytes * rate / 1e9;
-        state.counters["%read"] = 100 * bytes * rate / peak_.read_bytes_per_second;
+        state.counters["%read"] = 100 * bytes * rate / peaks_.read_bytes_per_second;
         if (operations == 0) return;
         state.counters["GFLOP/s"] = operations * rate / 1e9;
-        state.counters["%fma"] = 100 * operations * rate / peak_.flops;
+        if (unit) state.counters["%unit"] = 100 * operations * rate / unit->operations_per_second;
     }
 
   private:
-    const Peaks& peak_;
+    const Peaks& peaks_;
     std::chrono::steady_clock::time_point start_;
 };
 

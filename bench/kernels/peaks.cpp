@@ -20,8 +20,6 @@ Peaks measure(int threads) {
     found.units = measure_units(pool);
     for (const ReadRate& read : found.reads)
         found.read_bytes_per_second = std::max(found.read_bytes_per_second, read.bytes_per_second);
-    for (const UnitRate& unit : found.units)
-        if (unit.type == "f32") found.flops = std::max(found.flops, unit.operations_per_second);
     return found;
 }
 
@@ -31,6 +29,12 @@ const Peaks& peaks(int threads) {
     static std::map<int, Peaks> measured;
     const auto found = measured.find(threads);
     return found != measured.end() ? found->second : measured.emplace(threads, measure(threads)).first->second;
+}
+
+const UnitRate* unit_of(const Peaks& peaks, std::string_view isa, std::string_view type) {
+    for (const UnitRate& unit : peaks.units)
+        if (unit.isa == isa && unit.type == type) return &unit;
+    return nullptr;
 }
 
 std::string to_json(const Peaks& peaks) {

@@ -2,6 +2,7 @@
 #pragma once
 
 #include <string>
+#include <string_view>
 #include <vector>
 
 namespace moestro::bench {
@@ -23,13 +24,15 @@ struct UnitRate {
 struct Peaks {
     int threads = 1;
     double read_bytes_per_second = 0;  // the best of `reads`
-    double flops = 0;                  // float32, of the best instruction set
     std::vector<ReadRate> reads;
     std::vector<UnitRate> units;  // what this CPU has
 };
 
 // Measured once per number of threads.
 const Peaks& peaks(int threads);
+
+// The rate of one of them, or null where this CPU has no such unit.
+const UnitRate* unit_of(const Peaks& peaks, std::string_view isa, std::string_view type);
 
 // One JSON object, for whoever compares a whole run with these limits.
 std::string to_json(const Peaks& peaks);

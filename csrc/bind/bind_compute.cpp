@@ -14,10 +14,10 @@ using namespace py::literals;
 
 constexpr int kMostThreads = 1024;
 
-std::shared_ptr<kernels::Compute> make_compute(int threads, const std::string& isa) {
+std::shared_ptr<kernels::Compute> make_compute(int threads, const std::string& isa, const std::string& math) {
     require(threads >= 1 && threads <= kMostThreads, ErrorKind::usage, "argument threads: expected 1 to ", kMostThreads,
             "; got ", threads);
-    return std::make_shared<kernels::Compute>(threads, kernels::choose_isa(isa));
+    return std::make_shared<kernels::Compute>(threads, kernels::choose_isa(isa, kernels::parse_math(math)));
 }
 
 bool usable(std::string_view isa) {
@@ -60,10 +60,12 @@ void refuse_old_cpu() {
 void bind_compute(py::module_& module) {
     py::class_<kernels::Compute, std::shared_ptr<kernels::Compute>>(module, "Compute",
                                                                     "Threads and an instruction set to compute with.")
-        .def(py::init(&make_compute), "threads"_a = 1, "isa"_a = "")
+        .def(py::init(&make_compute), "threads"_a = 1, "isa"_a = "", "math"_a = "exact")
         .def_property_readonly("threads", [](kernels::Compute& compute) { return compute.pool().threads(); })
         .def_property_readonly("isa",
                                [](const kernels::Compute& compute) { return kernels::name(compute.isa().active); })
+        .def_property_readonly("math",
+                               [](const kernels::Compute& compute) { return kernels::name(compute.isa().math); })
         .def_property_readonly("refused", [](const kernels::Compute& compute) { return compute.isa().refused; });
     module.def("isa_tables", &isa_tables);
 }

@@ -91,12 +91,13 @@ py::tuple quantize_activations(kernels::Compute& compute, const py::object& x) {
         py::array_t<float>({py::ssize_t{count}, groups}, activations.scales.data()));
 }
 
-std::size_t activation_bytes(std::int64_t rows, std::int64_t cols, bool integer) {
-    return kernels::Activations::bytes(size32(rows, "rows"), size32(cols, "cols"), integer);
+std::size_t activation_bytes(std::int64_t rows, std::int64_t cols, bool integer, const std::string& math) {
+    return kernels::Activations::bytes(size32(rows, "rows"), size32(cols, "cols"), integer, kernels::parse_math(math));
 }
 
-std::size_t mlp_scratch_bytes(std::int64_t rows, std::int64_t intermediate, bool integer) {
-    return kernels::MlpScratch::bytes(size32(rows, "rows"), size32(intermediate, "intermediate"), integer);
+std::size_t mlp_scratch_bytes(std::int64_t rows, std::int64_t intermediate, bool integer, const std::string& math) {
+    return kernels::MlpScratch::bytes(size32(rows, "rows"), size32(intermediate, "intermediate"), integer,
+                                      kernels::parse_math(math));
 }
 
 }  // namespace
@@ -104,8 +105,8 @@ std::size_t mlp_scratch_bytes(std::int64_t rows, std::int64_t intermediate, bool
 void bind_linear(py::module_& module) {
     module.def("linear", &linear, "compute"_a, "x"_a, "weights"_a, "outs"_a);
     module.def("gated_mlp", &gated_mlp, "compute"_a, "x"_a, "gate"_a, "up"_a, "down"_a, "out"_a);
-    module.def("activation_bytes", &activation_bytes, "rows"_a, "cols"_a, "integer"_a);
-    module.def("mlp_scratch_bytes", &mlp_scratch_bytes, "rows"_a, "intermediate"_a, "integer"_a);
+    module.def("activation_bytes", &activation_bytes, "rows"_a, "cols"_a, "integer"_a, "math"_a = "exact");
+    module.def("mlp_scratch_bytes", &mlp_scratch_bytes, "rows"_a, "intermediate"_a, "integer"_a, "math"_a = "exact");
     module.def("quantize_activations", &quantize_activations, "compute"_a, "x"_a);
 }
 

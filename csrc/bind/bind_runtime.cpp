@@ -18,12 +18,13 @@ io::File::Cache parse_cache(const std::string& name) {
     fail(ErrorKind::usage, "argument cache: expected direct or buffered; got ", name);
 }
 
-RuntimeRef make_runtime(int threads, std::size_t host_memory, const std::string& isa, const std::string& cache,
-                        const std::string& reader, int io_depth, const std::string& verify, const std::string& policy,
-                        std::optional<int> expert_slots, const std::string& faults) {
+RuntimeRef make_runtime(int threads, std::size_t host_memory, const std::string& isa, const std::string& math,
+                        const std::string& cache, const std::string& reader, int io_depth, const std::string& verify,
+                        const std::string& policy, std::optional<int> expert_slots, const std::string& faults) {
     engine::RuntimeOptions options;
     options.threads = threads;
     options.isa = isa;
+    options.math = kernels::parse_math(math);
     options.host_memory = host_memory;
     options.cache = parse_cache(cache);
     options.engine = reader;
@@ -110,9 +111,16 @@ py::dict info(const RuntimeRef& self) {
     const auto runtime = self.slot->open();
     const io::ReaderInfo reader = runtime->reader_info();
     return py::dict("isa"_a = kernels::name(runtime->compute()->isa().active),
+                    "math"_a = kernels::name(runtime->compute()->isa().math),
                     "threads"_a = runtime->compute()->pool().threads(), "reader"_a = reader.engine,
                     "depth"_a = reader.depth, "registered_bytes"_a = reader.registered_bytes,
                     "file_mode"_a = runtime->file_mode(), "refused"_a = runtime->refused());
+}
+
+std::size_t scratch_bytes(std::int64_t rows, std::int64_t top_k, std::int64_t hidden, std::int64_t intermediate,
+                          bool integer, std::int64_t layers, const std::string& math) {
+    return engine::Runtime::scratch_bytes(rows, top_k, hidden, intermediate, integer, layers,
+                                          kernels::parse_math(math));
 }
 
 void check_integrity(const RuntimeRef& self) {
@@ -131,8 +139,8 @@ void close(RuntimeRef& self) {
 void bind_class(py::module_& module) {
     RuntimeClass runtime(module, "Runtime", "The budget, the files, the expert cache, the KV blocks and the threads.");
     runtime
-        .def(py::init(&make_runtime), py::kw_only(), "threads"_a, "host_memory"_a, "isa"_a = "", "cache"_a = "direct",
-             "reader"_a = "auto", "io_depth"_a = 0, "verify"_a = "first", "policy"_a = "lru",
+        .def(py::init(&make_runtime), py::kw_only(), "threads"_a, "host_memory"_a, "isa"_a = "", "math"_a = "exact",
+             "cache"_a = "direct", "reader"_a = "auto", "io_depth"_a = 0, "verify"_a = "first", "policy"_a = "lru",
              "expert_slots"_a = py::none(), "faults"_a = "")
         .def_property_readonly("compute", [](const RuntimeRef& self) { return self.slot->open()->compute(); })
         .def_property_readonly("ledger", [](const RuntimeRef& self) { return self.slot->open()->ledger(); })
@@ -146,8 +154,8 @@ void bind_class(py::module_& module) {
         .def("info", &info)
         .def("check_integrity", &check_integrity)
         .def("close", &close)
-        .def_static("scratch_bytes", &engine::Runtime::scratch_bytes, "rows"_a, "top_k"_a, "hidden"_a, "intermediate"_a,
-                    "integer"_a, "layers"_a = 0)
+        .def_static("scratch_bytes", &scratch_bytes, "rows"_a, "top_k"_a, "hidden"_a, "intermediate"_a, "integer"_a,
+                    "layers"_a = 0, "math"_a = "exact")
         .def_static("staging_bytes", &engine::Runtime::staging_bytes);
     bind_loading(runtime);
 }

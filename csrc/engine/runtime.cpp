@@ -136,8 +136,8 @@ void Runtime::check_integrity() const {
 // ---- sizes ----------------------------------------------------------------------------------------------------------
 
 std::size_t Runtime::scratch_bytes(std::int64_t rows, std::int64_t top_k, std::int64_t hidden,
-                                   std::int64_t intermediate, bool integer, std::int64_t layers) {
-    return exec::LayerRunner::scratch_bytes(rows, top_k, hidden, intermediate, integer) +
+                                   std::int64_t intermediate, bool integer, std::int64_t layers, kernels::Math math) {
+    return exec::LayerRunner::scratch_bytes(rows, top_k, hidden, intermediate, integer, math) +
            StepLog::bytes(rows, top_k, layers);
 }
 

@@ -40,7 +40,8 @@ using store::Verify;
 
 struct RuntimeOptions {
     int threads = 1;
-    std::string isa;              // "" = best
+    std::string isa;  // "" = best
+    kernels::Math math = kernels::Math::exact;
     std::size_t host_memory = 0;  // bytes, hard
     io::File::Cache cache = io::File::Cache::direct;
     std::string engine = "auto";  // reader engine
@@ -152,9 +153,10 @@ class Runtime {
 
     // ---- sizes, for planning ----------------------------------------------------------------------------------------
     // What submit and wait hold for chunks of `rows`, and end_step's statistics for a step over `layers` MoE layers;
-    // integer: q8 or q4 experts. The caller takes it from the ledger ("scratch") before set_experts.
+    // integer: q8 or q4 experts; math: the one that will be computed in. The caller takes it from the ledger
+    // ("scratch") before set_experts.
     static std::size_t scratch_bytes(std::int64_t rows, std::int64_t top_k, std::int64_t hidden,
-                                     std::int64_t intermediate, bool integer, std::int64_t layers = 0);
+                                     std::int64_t intermediate, bool integer, std::int64_t layers, kernels::Math math);
     static std::size_t staging_bytes();  // taken at construction
 
   private:

@@ -29,7 +29,7 @@ std::size_t Runtime::staging_bytes() {
 Runtime::State::State(const RuntimeOptions& given, const World& world)
     : options(given),
       clock(world.clock),
-      compute(std::make_shared<kernels::Compute>(given.threads, kernels::choose_isa(given.isa))),
+      compute(std::make_shared<kernels::Compute>(given.threads, kernels::choose_isa(given.isa, given.math))),
       ledger(std::make_shared<memory::Ledger>(given.host_memory)),
       staging(ledger, kStagingBytes),
       reader(make_reader(given, world, staging.memory())),

@@ -49,12 +49,12 @@ LayerRunner::~LayerRunner() {
 }
 
 std::size_t LayerRunner::scratch_bytes(std::int64_t rows, std::int64_t top_k, std::int64_t hidden,
-                                       std::int64_t intermediate, bool integer) {
+                                       std::int64_t intermediate, bool integer, kernels::Math math) {
     const std::size_t pairs = static_cast<std::size_t>(rows * top_k);
     const std::size_t outputs = round_up(pairs * static_cast<std::size_t>(hidden) * sizeof(float), kPageBytes);
     const std::size_t routing = pairs * (sizeof(const float*) + sizeof(float) + 2 * sizeof(std::int32_t));
-    return outputs + routing + kernels::Activations::bytes(rows, hidden, integer) +
-           kernels::MlpScratch::bytes(piece_pairs_at_most(rows, top_k), intermediate, integer);
+    return outputs + routing + kernels::Activations::bytes(rows, hidden, integer, math) +
+           kernels::MlpScratch::bytes(piece_pairs_at_most(rows, top_k), intermediate, integer, math);
 }
 
 // ---- submit ---------------------------------------------------------------------------------------------------------

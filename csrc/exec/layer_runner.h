@@ -76,7 +76,7 @@ class LayerRunner {
 
     // What the runner holds after calls of up to so many rows; integer: a format that quantises activations.
     static std::size_t scratch_bytes(std::int64_t rows, std::int64_t top_k, std::int64_t hidden,
-                                     std::int64_t intermediate, bool integer);
+                                     std::int64_t intermediate, bool integer, kernels::Math math);
 
   private:
     using Item = Submission::Item;

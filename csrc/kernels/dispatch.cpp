@@ -16,9 +16,9 @@ struct Registers {
     std::uint32_t eax = 0, ebx = 0, ecx = 0, edx = 0;
 };
 
-Registers leaf(std::uint32_t number) {
+Registers leaf(std::uint32_t number, std::uint32_t part = 0) {
     Registers r;
-    __get_cpuid_count(number, 0, &r.eax, &r.ebx, &r.ecx, &r.edx);  // leaves zeros where the CPU has no such leaf
+    __get_cpuid_count(number, part, &r.eax, &r.ebx, &r.ecx, &r.edx);  // leaves zeros where the CPU has no such leaf
     return r;
 }
 
@@ -84,13 +84,33 @@ const Entry& find(std::string_view name) {
     fail(ErrorKind::usage, "unknown instruction set '", name, "': expected one of ", known);
 }
 
+// Why `chosen` has no fast math, or "". The instruction that makes it fast is named before what it builds on.
+std::string missing_fast(const Entry& chosen, const Registers& basic, const Registers& extended) {
+    const bool more = extended.eax >= 1;  // parts of leaf 7 beyond the first
+    if (!more || !bit(leaf(7, 1).eax, 5)) return "this CPU lacks avx512_bf16";
+    if (std::string missing = missing_avx512(basic, extended); !missing.empty()) return missing;
+    return chosen.isa == Isa::avx512 ? "" : text("MOESTRO_ISA=", chosen.name);
+}
+
+constexpr std::array<std::string_view, 2> kMathNames = {"exact", "fast"};
+
 }  // namespace
 
 std::string_view name(Isa isa) {
     return kEntries[static_cast<std::size_t>(isa)].name;
 }
 
-IsaChoice choose_isa(std::string_view forced) {
+std::string_view name(Math math) {
+    return kMathNames[static_cast<std::size_t>(math)];
+}
+
+Math parse_math(std::string_view name) {
+    for (std::size_t i = 0; i < kMathNames.size(); ++i)
+        if (kMathNames[i] == name) return static_cast<Math>(i);
+    fail(ErrorKind::usage, "unknown math '", name, "': expected exact or fast");
+}
+
+IsaChoice choose_isa(std::string_view forced, Math math) {
     const Registers basic = leaf(1), extended = leaf(7);
     const Entry* chosen = forced.empty() ? nullptr : &find(forced);
     if (chosen) {
@@ -101,11 +121,18 @@ IsaChoice choose_isa(std::string_view forced) {
         for (const Entry& entry : kEntries)
             if (entry.missing(basic, extended).empty()) chosen = &entry;
     }
-    IsaChoice choice{chosen->isa, &chosen->table(), {}};
+    IsaChoice choice{chosen->isa, &chosen->table(), {}, Math::exact};
     for (const Entry* faster = chosen + 1; faster != kEntries.data() + kEntries.size(); ++faster) {
         const std::string missing = faster->missing(basic, extended);
         choice.refused.push_back(text(faster->name, ": ", missing.empty() ? text("MOESTRO_ISA=", forced) : missing));
     }
+    if (math == Math::exact) return choice;
+    if (const std::string missing = missing_fast(*chosen, basic, extended); !missing.empty()) {
+        choice.refused.push_back(text("fast math: ", missing, ", so math='fast' computes exactly"));
+        return choice;
+    }
+    choice.table = &avx512bf16_table();
+    choice.math = Math::fast;
     return choice;
 }
 

@@ -58,12 +58,12 @@ struct Totals {
     bool integer_down = false;
 };
 
-Totals measure(const Activations& x, std::span<const ExpertJob> jobs) {
+Totals measure(const Table& table, const Activations& x, std::span<const ExpertJob> jobs) {
     Totals totals;
     for (const ExpertJob& job : jobs) {
         const Mlp& mlp = job.mlp;
-        check_linear(mlp.gate, x);
-        check_linear(mlp.up, x);
+        check_linear(table, mlp.gate, x);
+        check_linear(table, mlp.up, x);
         MOESTRO_CHECK(mlp.gate.spec.rows == jobs[0].mlp.gate.spec.rows);
         MOESTRO_CHECK(mlp.up.spec.rows == mlp.gate.spec.rows && mlp.down.spec.cols == mlp.gate.spec.rows);
         totals.pairs += rows_of(job);
@@ -131,26 +131,26 @@ void down_piece(const Table& table, const Activations& hidden, const ExpertJob& 
 
 }  // namespace
 
-std::size_t MlpScratch::bytes(std::int64_t pairs, std::int64_t intermediate, bool integer) {
+std::size_t MlpScratch::bytes(std::int64_t pairs, std::int64_t intermediate, bool integer, Math math) {
     return static_cast<std::size_t>(pairs * intermediate) * sizeof(float) +
-           Activations::bytes(pairs, intermediate, integer);
+           Activations::bytes(pairs, intermediate, integer, math);
 }
 
 void experts(Compute& compute, const Activations& x, std::span<const ExpertJob> jobs, MlpScratch& scratch) {
     if (jobs.empty()) return;
-    const Totals totals = measure(x, jobs);
     const Table& table = compute.table();
+    const Totals totals = measure(table, x, jobs);
     const int width = jobs[0].mlp.gate.spec.rows, threads = compute.pool().threads();
     resize_exactly(scratch.hidden, static_cast<std::size_t>(totals.pairs) * static_cast<std::size_t>(width));
     Activations& hidden = scratch.hidden_act;
-    hidden.take(scratch.hidden.data(), static_cast<int>(totals.pairs), width, totals.integer_down);
-    for (const ExpertJob& job : jobs) check_linear(job.mlp.down, hidden);
+    hidden.take(table, scratch.hidden.data(), static_cast<int>(totals.pairs), width, totals.integer_down);
+    for (const ExpertJob& job : jobs) check_linear(table, job.mlp.down, hidden);
 
     const Stage in(jobs, Pieces(totals.in_bytes, totals.strips, totals.most_rows, threads),
                    [](const ExpertJob& job) { return strips(job.mlp); });
     const Stage out(jobs, Pieces(totals.down_bytes, totals.down_panels, totals.most_rows, threads),
                     [](const ExpertJob& job) { return job.mlp.down.spec.panels(); });
-    const std::int64_t prepared = totals.integer_down ? totals.pairs : 0;
+    const std::int64_t prepared = hidden.has_codes || hidden.has_pairs ? totals.pairs : 0;
     compute.pool().parallel_phases({in.items(), prepared, out.items()}, [&](int phase, std::int64_t item, int) {
         if (phase == 0)
             in.run(item, [&](const ExpertJob& job, std::int64_t first_pair, const Pieces::Piece& piece) {

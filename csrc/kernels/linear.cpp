@@ -9,31 +9,35 @@
 
 namespace moestro::kernels {
 
-void Activations::take(const float* input, int row_count, int col_count, bool integer) {
+namespace {
+constexpr int kGroupPairs = quant::kGroup / 2;
+}
+
+void Activations::take(const Table& table, const float* input, int row_count, int col_count, bool integer) {
     x = input;
     rows = row_count;
     cols = col_count;
     groups = static_cast<int>(ceil_div(cols, quant::kGroup));
     has_codes = integer;
-    if (!integer) return;
+    has_pairs = table.round_pairs != nullptr;
+    if (!has_codes && !has_pairs) return;
     const auto group_count = static_cast<std::size_t>(rows) * static_cast<std::size_t>(groups);
-    resize_exactly(codes, group_count * quant::kGroup);
-    resize_exactly(scales, group_count);
-    resize_exactly(sums, group_count);
+    if (has_codes) {
+        resize_exactly(codes, group_count * quant::kGroup);
+        resize_exactly(scales, group_count);
+        resize_exactly(sums, group_count);
+    }
+    if (has_pairs) resize_exactly(pairs, group_count * kGroupPairs);
 }
 
 void Activations::prepare_row(const Table& table, std::int64_t row) {
-    if (!has_codes) return;
-    const std::int64_t first = row * groups;
-    const bool finite = table.quantise(x + row * cols, cols, codes.data() + first * quant::kGroup,
-                                       scales.data() + first, sums.data() + first);
-    require(finite, ErrorKind::numeric, "an activation about to be quantised is not finite (row ", row, " of ", rows,
-            ", ", cols, " columns)");
+    if (has_codes) quantise_row(table, row);
+    if (has_pairs) round_row(table, row);
 }
 
 void Activations::prepare(Compute& compute, const float* input, int row_count, int col_count, bool integer) {
-    take(input, row_count, col_count, integer);
-    if (!has_codes) return;
+    take(compute.table(), input, row_count, col_count, integer);
+    if (!has_codes && !has_pairs) return;
     constexpr int kFloatsPerItem = 8192;  // worth waking a thread for
     const std::int64_t rows_per_item = std::max(1, kFloatsPerItem / std::max(cols, 1));
     compute.pool().parallel_for(ceil_div(rows, rows_per_item), [&](std::int64_t item, int) {
@@ -42,17 +46,33 @@ void Activations::prepare(Compute& compute, const float* input, int row_count, i
     });
 }
 
-std::size_t Activations::bytes(std::int64_t rows, std::int64_t cols, bool integer) {
-    if (!integer) return 0;
-    const auto groups = static_cast<std::size_t>(rows * ceil_div(cols, quant::kGroup));
-    return groups * (quant::kGroup + sizeof(float) + sizeof(std::int32_t));
+void Activations::quantise_row(const Table& table, std::int64_t row) {
+    const std::int64_t first = row * groups;
+    const bool finite = table.quantise(x + row * cols, cols, codes.data() + first * quant::kGroup,
+                                       scales.data() + first, sums.data() + first);
+    require(finite, ErrorKind::numeric, "an activation about to be quantised is not finite (row ", row, " of ", rows,
+            ", ", cols, " columns)");
 }
 
-void check_linear(const Matrix& weight, const Activations& x) {
+void Activations::round_row(const Table& table, std::int64_t row) {
+    const bool finite = table.round_pairs(x + row * cols, cols, pairs.data() + row * groups * kGroupPairs);
+    require(finite, ErrorKind::numeric, "an activation rounded to bf16 for fast math is not finite (row ", row, " of ",
+            rows, ", ", cols, " columns)");
+}
+
+std::size_t Activations::bytes(std::int64_t rows, std::int64_t cols, bool integer, Math math) {
+    const auto groups = static_cast<std::size_t>(rows * ceil_div(cols, quant::kGroup));
+    const std::size_t codes = integer ? quant::kGroup + sizeof(float) + sizeof(std::int32_t) : 0;
+    const std::size_t pairs = math == Math::fast ? kGroupPairs * sizeof(std::uint32_t) : 0;
+    return groups * (codes + pairs);
+}
+
+void check_linear(const Table& table, const Matrix& weight, const Activations& x) {
     MOESTRO_CHECK(weight.data != nullptr || weight.spec.rows == 0);
     MOESTRO_CHECK(weight.spec.cols == x.cols);
     MOESTRO_CHECK(!quant::is_integer(weight.spec.format) ||
                   (x.has_codes && weight.spec.scale != quant::ScaleType::none));
+    MOESTRO_CHECK(x.has_pairs || !table.round_pairs);
 }
 
 PanelCall panel_call(const Matrix& weight, const Activations& x, const RowRange& range, int panel, int row_begin,
@@ -75,6 +95,7 @@ PanelCall panel_call(const Matrix& weight, const Activations& x, const RowRange&
         call.sums = x.sums.data() + base * x.groups;
     } else {
         call.x = x.x + base * x.cols;
+        call.pairs = x.has_pairs ? x.pairs.data() + base * x.groups * kGroupPairs : nullptr;
     }
     return call;
 }
@@ -97,7 +118,7 @@ void linear(Compute& compute, const Activations& x, std::span<const LinearJob> j
     std::size_t weight_bytes = 0;
     std::int64_t panels = 0, items = 0;
     for (const LinearJob& job : jobs) {
-        check_linear(job.weight, x);
+        check_linear(compute.table(), job.weight, x);
         MOESTRO_CHECK(job.ldy >= job.weight.spec.rows);
         weight_bytes += job.weight.spec.bytes();
         panels += job.weight.spec.panels();

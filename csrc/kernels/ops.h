@@ -1,6 +1,6 @@
 // The operations of a decoder step on the CPU, threaded. All tensors are dense row-major float32 unless said; outputs
 // never alias inputs unless said. Results are defined to the bit by docs/numerics.md and do not depend on threads, on
-// the instruction set, or on how many rows a call has.
+// the instruction set (fast math aside), or on how many rows a call has.
 //
 // Failure: Error(numeric) names the operation when an input (or an intermediate it must quantise or normalise) is not
 // finite; outputs are then unspecified. Sizes are the caller's promise (checked by MOESTRO_CHECK).
@@ -23,25 +23,31 @@ struct Matrix {
     const float* bias = nullptr;  // [N] or null
 };
 
-// Rows prepared for linears: float32 rows, and their int8 codes where an integer format will read them. Prepared once
-// per layer input and shared by every matrix that reads it.
+// Rows prepared for linears: float32 rows, their int8 codes where an integer format will read them, and in fast math
+// their roundings to bf16. Prepared once per layer input and shared by every matrix that reads it.
 class Activations {
   public:
-    // x: [rows, cols], borrowed until the last use. Quantises when `integer`. Keeps its buffers between calls.
+    // x: [rows, cols], borrowed until the last use. Quantises when `integer`. Rounds in fast math, whoever will read
+    // it: that costs little beside any product. Keeps its buffers between calls.
     void prepare(Compute& compute, const float* x, int rows, int cols, bool integer);
     // The same in two parts, for work that is under way on the pool already: take(), then prepare_row() of every row.
-    void take(const float* x, int rows, int cols, bool integer);
+    void take(const Table& table, const float* x, int rows, int cols, bool integer);
     void prepare_row(const Table& table, std::int64_t row);
 
     const float* x = nullptr;
     int rows = 0, cols = 0, groups = 0;
-    bool has_codes = false;
-    std::vector<std::int8_t> codes;  // [rows, groups * 32]
-    std::vector<float> scales;       // [rows, groups]
-    std::vector<std::int32_t> sums;  // [rows, groups]: sums of codes (kernels that offset weight codes need them)
+    bool has_codes = false, has_pairs = false;
+    std::vector<std::int8_t> codes;    // [rows, groups * 32]
+    std::vector<float> scales;         // [rows, groups]
+    std::vector<std::int32_t> sums;    // [rows, groups]: sums of codes (kernels that offset weight codes need them)
+    std::vector<std::uint32_t> pairs;  // [rows, groups * 16]: elements 2 i (low half) and 2 i + 1 of a row as bf16
 
-    // Bytes prepare() holds after calls of up to so many rows and columns.
-    static std::size_t bytes(std::int64_t rows, std::int64_t cols, bool integer);
+    // Bytes prepare() holds after calls of up to so many rows and columns, with a Compute of that math.
+    static std::size_t bytes(std::int64_t rows, std::int64_t cols, bool integer, Math math);
+
+  private:
+    void quantise_row(const Table& table, std::int64_t row);
+    void round_row(const Table& table, std::int64_t row);
 };
 
 // y[rows, N] = x W^T + bias. All matrices in one call read the same activations and run in one parallel region.
@@ -64,7 +70,7 @@ struct ExpertJob {
 struct MlpScratch {  // reused between calls; grows to the largest call
     std::vector<float> hidden;
     Activations hidden_act;
-    static std::size_t bytes(std::int64_t pairs, std::int64_t intermediate, bool integer);
+    static std::size_t bytes(std::int64_t pairs, std::int64_t intermediate, bool integer, Math math);
 };
 void experts(Compute& compute, const Activations& x, std::span<const ExpertJob> jobs, MlpScratch& scratch);
 

@@ -13,8 +13,8 @@ struct RowRange {
     std::int64_t count = 0;
 };
 
-// Checks that a matrix may read these activations.
-void check_linear(const Matrix& weight, const Activations& x);
+// Checks that `table` can run a matrix on these activations.
+void check_linear(const Table& table, const Matrix& weight, const Activations& x);
 
 // Panel `panel` of `weight` over rows [row_begin, row_end) of `range`; y is left to the caller to set.
 PanelCall panel_call(const Matrix& weight, const Activations& x, const RowRange& range, int panel, int row_begin,

@@ -45,3 +45,24 @@ void route_softmax_topk(Compute& compute, const float* logits, int rows, int exp
     std::vector<float>& all = scratch.probabilities;
     resize_exactly(all, RouterScratch::bytes(experts, compute.pool().threads()) / sizeof(float));
     const auto route = [&](std::int64_t row, float* p) {
+        const bool finite = compute.table().softmax(logits + row * experts, experts, p);
+        require(finite, ErrorKind::numeric, "a router logit is not finite (row ", row, " of ", rows, ")");
+        float* kept = weights + row * top_k;
+        select(p, experts, top_k, ids + row * top_k, kept);
+        if (normalise) normalise_weights(kept, top_k);
+    };
+    const std::int64_t rows_per_item = std::max(1, kLogitsPerItem / experts);
+    compute.pool().parallel_for(ceil_div(rows, rows_per_item), [&](std::int64_t item, int worker) {
+        float* p = all.data() + static_cast<std::ptrdiff_t>(worker) * experts;
+        const std::int64_t end = std::min<std::int64_t>(rows, (item + 1) * rows_per_item);
+        for (std::int64_t row = item * rows_per_item; row < end; ++row) route(row, p);
+    });
+}
+
+void route_softmax_topk(Compute& compute, const float* logits, int rows, int experts, int top_k, bool normalise,
+                        std::int32_t* ids, float* weights) {
+    RouterScratch scratch;
+    route_softmax_topk(compute, logits, rows, experts, top_k, normalise, ids, weights, scratch);
+}
+
+}  // namespace moestro::kernels

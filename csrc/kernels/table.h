@@ -19,11 +19,13 @@ struct PanelCall {
     const float* bias = nullptr;  // of the panel's lanes, or null
     int lanes = 0;                // outputs of this panel that exist, 1..panel rows
 
-    // Inputs: floats for f32 and bf16, codes for q8 and q4. Row r of the call is row row_ids[r] of them (r when null).
-    const float* x = nullptr;            // [*, cols]
-    const std::int8_t* codes = nullptr;  // [*, groups * 32]
-    const float* scales = nullptr;       // [*, groups]
-    const std::int32_t* sums = nullptr;  // [*, groups]
+    // Inputs: floats for f32 and bf16 (pairs where the table rounds), codes for q8 and q4. Row r of the call is row
+    // row_ids[r] of them (r when null).
+    const float* x = nullptr;              // [*, cols]
+    const std::uint32_t* pairs = nullptr;  // [*, groups * 16]
+    const std::int8_t* codes = nullptr;    // [*, groups * 32]
+    const float* scales = nullptr;         // [*, groups]
+    const std::int32_t* sums = nullptr;    // [*, groups]
     std::int32_t groups = 0;
     const std::int32_t* row_ids = nullptr;
     int rows = 0;
@@ -76,6 +78,9 @@ struct Table {
     // One row of activations to int8 codes (padded with zeros), scales and sums of codes per group of 32. Returns false
     // when an element is not finite.
     bool (*quantise)(const float* x, int cols, std::int8_t* codes, float* scales, std::int32_t* sums);
+    // One row of activations to bf16, two to a word and padded with zeros to groups of 32: what panel[bf16] then reads
+    // instead of floats. Returns false when a rounded element is not finite. Null in every table of the exact results.
+    bool (*round_pairs)(const float* x, int cols, std::uint32_t* pairs);
     // h = silu(gate) * up; h may equal either.
     void (*silu_mul)(const float* gate, const float* up, float* h, int n);
     // y = fma(weight, x, y).
@@ -104,5 +109,6 @@ struct Table {
 const Table& scalar_table();
 const Table& avx2_table();
 const Table& avx512_table();
+const Table& avx512bf16_table();  // avx512_table() with the product of fast math; its results are its own
 
 }  // namespace moestro::kernels

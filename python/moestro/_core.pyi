@@ -57,16 +57,21 @@ class Matrix:
 class Compute:
     """Threads and an instruction set to compute with. Calls from several threads are served one after the other."""
 
-    def __init__(self, threads: int = 1, isa: str = "") -> None:
+    def __init__(self, threads: int = 1, isa: str = "", math: str = "exact") -> None:
         """threads: 1 to 1024, the caller included. isa: "" takes the best table; one that this CPU cannot run is an
-        UnsupportedError."""
+        UnsupportedError. math: "exact", or "fast" (docs/numerics.md, "Fast math"), which falls back to exact and says
+        so in `refused` where the CPU lacks AVX512_BF16."""
     @property
     def threads(self) -> int: ...
     @property
     def isa(self) -> str: ...
     @property
+    def math(self) -> str:
+        """The one it computes in."""
+    @property
     def refused(self) -> list[str]:
-        """The tables that are not active, each with its reason: "avx512: this CPU lacks avx512f"."""
+        """The tables that are not active, each with its reason: "avx512: this CPU lacks avx512f"; and fast math, where
+        it was asked for and cannot be had."""
 
 # ---- ops: outputs are given, results are exact functions of the inputs (docs/numerics.md) ----
 # Outputs share no memory with inputs unless said. NumericError: something that must be finite is not.
@@ -118,11 +123,11 @@ def attention(
     tables[table_begin[r]] and cover positions 0..positions[r]. Blocks wholly before the window may be -1.
     window: keys seen, 0 = all. sinks [heads] or None. out like q."""
 
-# ---- bytes that calls take besides their arguments, for memory plans ----
-def activation_bytes(rows: int, cols: int, integer: bool) -> int:
+# ---- bytes that calls take besides their arguments, for memory plans; math: the Compute's ----
+def activation_bytes(rows: int, cols: int, integer: bool, math: str = "exact") -> int:
     """One linear call on [rows, cols]; integer: whether an integer format reads them."""
 
-def mlp_scratch_bytes(rows: int, intermediate: int, integer: bool) -> int:
+def mlp_scratch_bytes(rows: int, intermediate: int, integer: bool, math: str = "exact") -> int:
     """One gated_mlp call, besides activation_bytes of its input; integer: down's format."""
 
 def attention_scratch_bytes(kv_heads: int, head_dim: int, heads: int, rows: int, max_len: int, threads: int) -> int:
@@ -163,6 +168,7 @@ class Runtime:
         threads: int,
         host_memory: int,
         isa: str = "",
+        math: str = "exact",  # "exact" | "fast", as for Compute
         cache: str = "direct",  # "direct" | "buffered"
         reader: str = "auto",  # "auto" | "io_uring" | "threads"
         io_depth: int = 0,
@@ -215,11 +221,11 @@ class Runtime:
     def abort_step(self) -> None: ...
     def counters(self) -> dict[str, int]: ...
     def residency(self) -> dict[str, int]: ...
-    def info(self) -> dict[str, Any]: ...  # isa, threads, reader engine, depth, registered_bytes, file_mode, refused
+    def info(self) -> dict[str, Any]: ...  # isa, math, threads, reader, depth, registered_bytes, file_mode, refused
     def check_integrity(self) -> None: ...
     @staticmethod
     def scratch_bytes(
-        rows: int, top_k: int, hidden: int, intermediate: int, integer: bool, layers: int = 0
+        rows: int, top_k: int, hidden: int, intermediate: int, integer: bool, layers: int = 0, math: str = "exact"
     ) -> int: ...  # what expert calls hold for chunks of `rows`; to be taken from the ledger before set_experts
     @staticmethod
     def staging_bytes() -> int: ...  # taken at construction

@@ -19,6 +19,7 @@ POLICIES = ("lru",)
 VERIFY_MODES = ("first", "always", "never")
 IO_ENGINES = ("auto", "io_uring", "threads")
 DEVICES = ("cpu",)
+MATHS = ("exact", "fast")
 
 # Below this temperature the most likely token is taken, as vLLM does.
 GREEDY_TEMPERATURE = 1e-5
@@ -29,6 +30,7 @@ __all__ = [
     "GREEDY_TEMPERATURE",
     "IO_ENGINES",
     "KV_DTYPES",
+    "MATHS",
     "POLICIES",
     "VERIFY_MODES",
     "EngineConfig",
@@ -54,6 +56,7 @@ class EngineConfig:
     verify: str = "first"  # when checksums of packed records are checked
     io: str = "auto"  # reader engine
     device: str = "cpu"
+    math: str = "exact"  # "fast": bf16 weights take activations rounded to bf16, where the CPU has AVX512_BF16
     expert_slots: int | None = None  # for tests: exactly this many expert slots, whatever the budget holds
 
     def __post_init__(self) -> None:
@@ -70,6 +73,7 @@ class EngineConfig:
         _one_of("verify", self.verify, VERIFY_MODES)
         _one_of("io", self.io, IO_ENGINES)
         _one_of("device", self.device, DEVICES)
+        _one_of("math", self.math, MATHS)
         _whole("threads", self.threads, 1, optional=True)
         _whole("max_model_len", self.max_model_len, 1, optional=True)
         _whole("expert_slots", self.expert_slots, 2, optional=True)

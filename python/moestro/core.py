@@ -64,12 +64,13 @@ except ImportError as error:
     raise UnsupportedError(f"{error}") from error
 
 
-def make_compute(threads: int = 1) -> Compute:
+def make_compute(threads: int = 1, math: str = "exact") -> Compute:
     """Threads to compute with, on the best instruction set of this CPU or the one that MOESTRO_ISA forces.
 
+    math: "exact" or "fast"; where fast cannot be had, the result's `math` is "exact" and its `refused` says why.
     Raises UsageError for an unknown name, UnsupportedError where the CPU lacks the forced one.
     """
-    return Compute(threads, knobs.ISA.read())
+    return Compute(threads, knobs.ISA.read(), math)
 
 
 __all__ = [

@@ -68,6 +68,7 @@ class LLM:
         verify: str = "first",
         io: str = "auto",
         device: str = "cpu",
+        math: str = "exact",
         expert_slots: int | None = None,
         say: Say | None = say_on_stderr,
         progress: LoadProgress | None = None,
@@ -85,6 +86,7 @@ class LLM:
             verify=verify,
             io=io,
             device=device,
+            math=math,
             expert_slots=expert_slots,
         )
         say, progress = say or _silence, progress or _no_progress

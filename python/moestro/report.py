@@ -31,6 +31,7 @@ class Report:
     expert_slots: int  # experts that fit the budget while the KV is small
     device: str
     isa: str
+    math: str  # "exact" | "fast"
     threads: int
     prefill_chunk: int  # rows of the largest step
     reader: str
@@ -68,6 +69,11 @@ class Report:
             f"compute: {self.device}, {self.isa} kernels, {self.threads} threads, "
             f"prefill in steps of {self.prefill_chunk} rows"
         )
+        if self.math == "fast":
+            yield (
+                "math: fast, as asked: products of bf16 weights round their activations to bf16; results are not the "
+                "exact ones, and depend on the CPU model"
+            )
         yield (
             f"reader: {self.reader}, {self.file_mode}, {self.depth} reads in flight, "
             f"{format_bytes(self.registered_bytes)} registered, checksums: {self.verify}"

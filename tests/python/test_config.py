@@ -67,6 +67,7 @@ def test_written_sizes_are_read_back(count: int) -> None:
         ("verify", True),
         ("io", "mmap"),
         ("device", "cuda"),
+        ("math", "quick"),
         ("expert_slots", 1),
     ],
 )

@@ -19,6 +19,7 @@ def demo(
     host_memory: Annotated[
         str | None, typer.Option(help="Memory to stay within; room for a quarter of the experts by default.")
     ] = None,
+    math: Annotated[str, typer.Option(help="exact, or fast: rounds what bf16 weights multiply to bf16.")] = "exact",
     seed: Annotated[int, typer.Option(help="The same seed draws the same tokens.")] = 1,
     json: Annotated[bool, typer.Option("--json", help="Print one JSON object when done.")] = False,
 ) -> None:
@@ -34,8 +35,10 @@ def demo(
 
     model = "moestro:demo"
     with Screen(quiet=json) as screen:
-        memory = host_memory or quarter_budget(built_in_directory(model))
-        llm = LLM(model, host_memory=memory, prefill_chunk=PREFILL_CHUNK, say=screen.say, progress=screen.bytes)
+        memory = host_memory or quarter_budget(built_in_directory(model), math)
+        llm = LLM(
+            model, host_memory=memory, prefill_chunk=PREFILL_CHUNK, math=math, say=screen.say, progress=screen.bytes
+        )
     with llm:
         if not json:
             print(prompt, end="", flush=True)

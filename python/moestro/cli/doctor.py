@@ -72,6 +72,7 @@ def _rows(machine: Machine) -> Iterator[Row]:
     yield "memory", "", f"{format_bytes(machine.memory_bytes)}, {format_bytes(machine.available_bytes)} available"
     yield from map(_fact, machine.memory)
     yield from map(_fact, machine.instruction_sets)
+    yield _fact(machine.fast_math)
     yield from map(_fact, machine.devices)
     yield from map(_fact, machine.settings)
     if machine.memory_rate is not None:

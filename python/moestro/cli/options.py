@@ -38,6 +38,9 @@ class EngineOptions:
     ] = "first"
     io: Annotated[str, typer.Option(help="Reader: auto, io_uring or threads.", rich_help_panel=_ENGINE)] = "auto"
     device: Annotated[str, typer.Option(help="cpu.", rich_help_panel=_ENGINE)] = "cpu"
+    math: Annotated[
+        str, typer.Option(help="exact, or fast: rounds what bf16 weights multiply to bf16.", rich_help_panel=_ENGINE)
+    ] = "exact"
 
     def arguments(self) -> dict[str, Any]:
         chunk = int(self.prefill_chunk) if self.prefill_chunk.isdecimal() else self.prefill_chunk

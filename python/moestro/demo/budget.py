@@ -13,14 +13,14 @@ from moestro.threads import default_threads
 PREFILL_CHUNK = 64
 
 
-def quarter_budget(directory: Path) -> int:
-    """Bytes for `host_memory`, to be used with prefill_chunk=PREFILL_CHUNK."""
+def quarter_budget(directory: Path, math: str = "exact") -> int:
+    """Bytes for `host_memory`, to be used with prefill_chunk=PREFILL_CHUNK and this `math`."""
     config = EngineConfig(model=str(directory), prefill_chunk=PREFILL_CHUNK)
     footprint = open_model(directory, config).footprint()
     quarter = footprint.records // footprint.record // 4
 
     def plan(host_memory: int | str) -> MemoryPlan:
-        asked = EngineConfig(model=str(directory), host_memory=host_memory, prefill_chunk=PREFILL_CHUNK)
+        asked = EngineConfig(model=str(directory), host_memory=host_memory, prefill_chunk=PREFILL_CHUNK, math=math)
         return plan_memory(footprint, asked, default_threads())
 
     planned = plan("min")

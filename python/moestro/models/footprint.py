@@ -35,6 +35,7 @@ def make_footprint(
         head_dim=spec.head_dim,
         dense_width=max(dense, default=0),
         trunk_integer=not trunk_formats.isdisjoint(INTEGER_FORMATS),
+        bf16="bf16" in trunk_formats | expert_formats,
         experts=max((layer.num_experts for layer in moe), default=0),
         top_k=max((layer.num_experts_per_tok for layer in moe), default=0),
         expert_width=max((layer.intermediate_size for layer in moe), default=0),

@@ -45,11 +45,13 @@ def load_model(
     """
     opened = open_model(directory, config)
     threads = config.threads or default_threads()
-    plan = plan_memory(opened.footprint(), config, threads, text)
+    footprint = opened.footprint()
+    plan = plan_memory(footprint, config, threads, text)
     runtime = Runtime(
         threads=threads,
         host_memory=plan.budget,
         isa=knobs.ISA.read(),
+        math=config.math if footprint.bf16 else "exact",
         reader=config.io,
         verify=config.verify,
         policy=config.policy,
@@ -74,7 +76,16 @@ def _load(
         runtime.set_experts()
     kv_pool = runtime.set_kv(plan.kv_dtype, spec.num_kv_heads, spec.head_dim, spec.num_layers)
     decoder = Decoder(spec, weights, runtime, kv_pool, max_rows=plan.prefill_chunk, max_logit_rows=plan.logit_rows)
-    return LoadedModel(spec, decoder, runtime, kv_pool, plan, _facts(opened, plan, runtime))
+    facts = _facts(opened, plan, runtime)
+    facts["refused"] += _no_fast_math(opened, config)
+    return LoadedModel(spec, decoder, runtime, kv_pool, plan, facts)
+
+
+def _no_fast_math(opened: OpenedModel, config: EngineConfig) -> list[str]:
+    """Why it cannot be had, where that is the model's doing; what the CPU lacks the runtime says itself."""
+    if config.math == "exact" or opened.footprint().bf16:
+        return []
+    return ["fast math: this model has no bf16 weights, so math='fast' computes exactly"]
 
 
 def _facts(opened: OpenedModel, plan: MemoryPlan, runtime: Runtime) -> dict[str, Any]:

@@ -20,6 +20,7 @@ class Footprint:
     head_dim: int
     dense_width: int  # intermediate size of the widest dense MLP; 0 where there is none
     trunk_integer: bool  # any linear of the trunk in q8 or q4
+    bf16: bool  # any linear, of trunk or experts, in bf16
 
     experts: int  # of the layer with most; 0 for a dense model, like all below
     top_k: int

@@ -44,6 +44,7 @@ class Machine:
     memory_bytes: int  # of the machine
     available_bytes: int  # now
     instruction_sets: tuple[Fact, ...]
+    fast_math: Fact
     memory: tuple[Fact, ...]  # the automatic budget, locked memory
     devices: tuple[Fact, ...]
     settings: tuple[Fact, ...]  # environment variables that are set
@@ -68,6 +69,7 @@ def inspect_machine(*, disk: Path | None = None, measure: bool = True, root: Pat
         memory_bytes=_meminfo(root, "MemTotal"),
         available_bytes=_meminfo(root, "MemAvailable"),
         instruction_sets=instruction_sets(),
+        fast_math=fast_math(),
         memory=(_or_reason("automatic budget", lambda: automatic_budget(root).source), locked_memory()),
         devices=(Fact("cpu", True, f"{threads} threads by default"), cuda(root)),
         settings=settings(os.environ),
@@ -103,6 +105,18 @@ def instruction_sets() -> tuple[Fact, ...]:
         else:
             facts.append(Fact(name, False, table["reason"] or f"{best} is faster"))
     return tuple(facts)
+
+
+def fast_math() -> Fact:
+    """Whether a run that asks for math='fast' gets it. Active means available: the default is exact."""
+    name = "fast math"
+    try:
+        compute = core.make_compute(math="fast")
+    except MoestroError as error:
+        return Fact(name, False, str(error))
+    if compute.math == "fast":
+        return Fact(name, True, "available for bf16 weights, where math='fast' asks for it")
+    return Fact(name, False, next(line for line in compute.refused if line.startswith(name)).removeprefix(f"{name}: "))
 
 
 def locked_memory() -> Fact:

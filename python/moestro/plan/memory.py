@@ -43,6 +43,7 @@ class MemoryPlan:
     source: str  # a sentence: where the budget comes from
     lines: tuple[PlanLine, ...]  # what must be there; together `least`
     expert_slots: int  # of the largest record, while KV takes no more than its line; 0 for a dense model
+    math: str  # "exact" | "fast": what will be computed in
     kv_dtype: str
     kv_block_bytes: int  # of one block of all layers
     prefill_chunk: int  # rows of the largest step
@@ -82,6 +83,7 @@ def plan_memory(model: Footprint, config: EngineConfig, threads: int, text: int 
         source=source,
         lines=lines,
         expert_slots=needs.slots(budget - sum(line.nbytes for line in lines)),
+        math=needs.math,
         kv_dtype=needs.kv_dtype,
         kv_block_bytes=needs.block,
         prefill_chunk=chunk,
@@ -102,6 +104,7 @@ class _Needs:
         self._given_slots = config.expert_slots
         self._limit = limit or model.max_len
         self.tokens = limit or min(LEAST_KV_TOKENS, model.max_len)
+        self.math = _math(model, config)
         self.kv_dtype = model.dtype if config.kv_dtype == "auto" else config.kv_dtype
         self.block = kv_block_bytes(model, self.kv_dtype)
 
@@ -109,7 +112,7 @@ class _Needs:
         """longest: tokens of the longest sequence that steps of `chunk` rows may meet."""
         model, slots = self._model, self._given_slots or 2
         experts = PlanLine("expert slots", slots * model.record, f"{slots} of {format_bytes(model.record)}")
-        scratch = work_bytes(model, chunk, self._threads, longest)
+        scratch = work_bytes(model, chunk, self._threads, longest, self.math)
         return (
             PlanLine("trunk", model.trunk, "all weights but experts"),
             *((experts,) if model.moe_layers else ()),
@@ -129,7 +132,7 @@ class _Needs:
     def auto_chunk(self, budget: int) -> int:
         most = (budget - self._model.trunk) // AUTO_SCRATCH_SHARE
         for chunk in AUTO_CHUNKS:
-            small = work_bytes(self._model, chunk, self._threads, self.tokens) <= most
+            small = work_bytes(self._model, chunk, self._threads, self.tokens, self.math) <= most
             if small and self.total(chunk, self.tokens) <= budget:
                 return chunk
         return 1
@@ -146,6 +149,13 @@ def kv_block_bytes(model: Footprint, kv_dtype: str) -> int:
     """One block of KV_BLOCK positions: K and V of every layer, each layer's part in units of 64, in whole pages."""
     layer = 2 * model.kv_heads * model.head_dim * core.KV_BLOCK * _KV_BYTES[kv_dtype]
     return _round_up(_round_up(layer, 64) * model.layers, _PAGE)
+
+
+def _math(model: Footprint, config: EngineConfig) -> str:
+    """The one that will be computed in: only products of bf16 weights have a fast form, and not on every CPU."""
+    if config.math == "exact" or not model.bf16:
+        return "exact"
+    return core.make_compute(math=config.math).math
 
 
 def _budget(config: EngineConfig, least: int) -> tuple[int, str]:

@@ -20,8 +20,8 @@ def logit_rows(model: Footprint, rows: int) -> int:
     return max(1, min(rows, LOGITS_BYTES // (4 * model.vocab)))
 
 
-def work_buffers(model: Footprint, rows: int, threads: int, longest: int) -> dict[str, int]:
-    """Bytes by buffer, for steps of up to `rows` rows of sequences of up to `longest` tokens."""
+def work_buffers(model: Footprint, rows: int, threads: int, longest: int, math: str = "exact") -> dict[str, int]:
+    """Bytes by buffer, for steps of up to `rows` rows of sequences of up to `longest` tokens; math: the one run in."""
     sampled = logit_rows(model, rows)
     return {
         "workspace": core.Workspace.nbytes(
@@ -37,28 +37,28 @@ def work_buffers(model: Footprint, rows: int, threads: int, longest: int) -> dic
         "places": 48 * rows + 16 * -(-longest // core.KV_BLOCK),  # positions, block ids and pointers, given and copied
         "logits": 5 * sampled * model.vocab,  # and whether each is finite
         "sampling": _SAMPLER_BYTES * model.vocab,
-        "kernels": _kernel_bytes(model, rows, threads, longest),
-        "experts": _expert_bytes(model, rows),
+        "kernels": _kernel_bytes(model, rows, threads, longest, math),
+        "experts": _expert_bytes(model, rows, math),
     }
 
 
-def work_bytes(model: Footprint, rows: int, threads: int, longest: int) -> int:
+def work_bytes(model: Footprint, rows: int, threads: int, longest: int, math: str = "exact") -> int:
     """All of work_buffers."""
-    return sum(work_buffers(model, rows, threads, longest).values())
+    return sum(work_buffers(model, rows, threads, longest, math).values())
 
 
-def _kernel_bytes(model: Footprint, rows: int, threads: int, longest: int) -> int:
+def _kernel_bytes(model: Footprint, rows: int, threads: int, longest: int, math: str) -> int:
     """What they keep from call to call: one set of activations, of the widest input, and scratch of each kind."""
     integer, queries = model.trunk_integer, model.heads * model.head_dim
     attention = core.attention_scratch_bytes(model.kv_heads, model.head_dim, model.heads, rows, longest, threads)
-    mlp = core.mlp_scratch_bytes(rows, model.dense_width, integer) if model.dense_width else 0
+    mlp = core.mlp_scratch_bytes(rows, model.dense_width, integer, math) if model.dense_width else 0
     router = 4 * model.experts * threads
-    return core.activation_bytes(rows, max(model.hidden, queries), integer) + attention + mlp + router
+    return core.activation_bytes(rows, max(model.hidden, queries), integer, math) + attention + mlp + router
 
 
-def _expert_bytes(model: Footprint, rows: int) -> int:
+def _expert_bytes(model: Footprint, rows: int, math: str) -> int:
     if not model.moe_layers:
         return 0
     return core.Runtime.scratch_bytes(
-        rows, model.top_k, model.hidden, model.expert_width, model.experts_integer, model.moe_layers
+        rows, model.top_k, model.hidden, model.expert_width, model.experts_integer, model.moe_layers, math
     )

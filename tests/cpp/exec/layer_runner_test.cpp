@@ -290,9 +290,15 @@ TEST(LayerRunner, WrongArgumentsAreRefused) {
 }
 
 TEST(LayerRunner, ScratchGrowsWithEverySize) {
-    const auto bytes = LayerRunner::scratch_bytes;
+    const auto bytes = [](std::int64_t rows, std::int64_t top_k, std::int64_t hidden, std::int64_t width, bool integer,
+                          kernels::Math math = kernels::Math::exact) {
+        return LayerRunner::scratch_bytes(rows, top_k, hidden, width, integer, math);
+    };
     EXPECT_LT(bytes(1, 8, 2048, 768, true), bytes(64, 8, 2048, 768, true));
     EXPECT_LT(bytes(64, 8, 2048, 768, false), bytes(64, 8, 2048, 768, true)) << "codes and scales come on top";
+    EXPECT_EQ(bytes(64, 8, 2048, 768, false, kernels::Math::fast) - bytes(64, 8, 2048, 768, false),
+              std::size_t{64} * 2048 * 2 + std::size_t{256} * 768 * 2)
+        << "in fast math, the input and the hidden rows of a piece as bf16";
     EXPECT_GE(bytes(512, 8, 2048, 768, true), std::size_t{512} * 8 * 2048 * 4) << "every expert's output is kept apart";
 }
 

@@ -214,7 +214,7 @@ TEST(Activations, CodesScalesAndSumsAreTheSameEverywhere) {
             expect_same_bits(actual.scales, expected.scales);
         }
         EXPECT_EQ(expected.codes.size() + 4 * expected.scales.size() + 4 * expected.sums.size(),
-                  Activations::bytes(2, cols, true));
+                  Activations::bytes(2, cols, true, Math::exact));
     }
 }
 
@@ -223,7 +223,7 @@ TEST(Activations, TakeNoMoreThanTheySayHoweverTheyGrew) {
     Activations input;
     for (const int rows : {1, 40, 7, 50, 64}) input.prepare(scalar_compute(), x.data(), rows, 96, true);
     EXPECT_EQ(input.codes.capacity() + 4 * input.scales.capacity() + 4 * input.sums.capacity(),
-              Activations::bytes(64, 96, true));
+              Activations::bytes(64, 96, true, Math::exact));
 }
 
 TEST(Activations, NonFiniteInputIsRefusedByName) {

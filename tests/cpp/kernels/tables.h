@@ -12,7 +12,9 @@
 
 namespace moestro::kernels {
 #ifdef MOESTRO_TEST_EMULATED_AVX512
-const Table& avx512_emulated_table();  // tests/cpp/kernels/emulated
+// tests/cpp/kernels/emulated
+const Table& avx512_emulated_table();
+const Table& avx512bf16_emulated_table();
 #endif
 }  // namespace moestro::kernels
 
@@ -38,7 +40,20 @@ inline std::vector<NamedChoice> runnable_tables() {
         if (runs(isa)) tables.push_back({isa, kernels::choose_isa(isa)});
 #ifdef MOESTRO_TEST_EMULATED_AVX512
     if (runs("avx2"))
-        tables.push_back({"avx512_emulated", {kernels::Isa::avx512, &kernels::avx512_emulated_table(), {}}});
+        tables.push_back({"avx512_emulated", {kernels::Isa::avx512, &kernels::avx512_emulated_table(), {}, {}}});
+#endif
+    return tables;
+}
+
+// Where fast math can be computed: on this CPU, emulated.
+inline std::vector<NamedChoice> fast_tables() {
+    std::vector<NamedChoice> tables;
+    const kernels::IsaChoice native = kernels::choose_isa("", kernels::Math::fast);
+    if (native.math == kernels::Math::fast) tables.push_back({"native", native});
+#ifdef MOESTRO_TEST_EMULATED_AVX512
+    if (runs("avx2"))
+        tables.push_back(
+            {"emulated", {kernels::Isa::avx512, &kernels::avx512bf16_emulated_table(), {}, kernels::Math::fast}});
 #endif
     return tables;
 }
@@ -48,13 +63,16 @@ struct NamedCompute {
     std::string name;
     std::unique_ptr<kernels::Compute> compute;
 };
-inline std::vector<NamedCompute> every_compute() {
+inline std::vector<NamedCompute> threaded(const std::vector<NamedChoice>& tables) {
     std::vector<NamedCompute> all;
-    for (const NamedChoice& table : runnable_tables())
+    for (const NamedChoice& table : tables)
         for (int threads : {1, 2, 3})
             all.push_back({table.name + ", threads " + std::to_string(threads),
                            std::make_unique<kernels::Compute>(threads, table.choice)});
     return all;
+}
+inline std::vector<NamedCompute> every_compute() {
+    return threaded(runnable_tables());
 }
 inline kernels::Compute& scalar_compute() {
     static kernels::Compute compute(1, kernels::choose_isa("scalar"));

@@ -108,6 +108,8 @@ class SmallDecoder {
                                .q = matrix(kHeads * kHeadDim, kHidden),
                                .k = matrix(kKvHeads * kHeadDim, kHidden),
                                .v = matrix(kKvHeads * kHeadDim, kHidden),
+                               .q_norm = {},
+                               .k_norm = {},
                                .scale = kScale,
                                .window = layer == 0 ? 0 : 9,
                                .o = matrix(kHidden, kHeads * kHeadDim)};

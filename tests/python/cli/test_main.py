@@ -35,7 +35,8 @@ def test_every_command_explains_itself(command):
 def test_shared_options_reach_the_commands():
     for command in ("generate", "chat"):
         text = run(command, "--help", env={"COLUMNS": "200"}).output
-        for option in ("--host-memory", "--kv-dtype", "--prefill-chunk", "--top-p", "--repetition-penalty", "--seed"):
+        engine, sampling = ("--kv-dtype", "--prefill-chunk", "--math"), ("--top-p", "--repetition-penalty", "--seed")
+        for option in ("--host-memory", *engine, *sampling):
             assert option in text
 
 

@@ -29,7 +29,7 @@ def test_everything_is_found_and_can_be_written_as_json(tmp_path: Path) -> None:
     assert seen.memory[0].active
     assert "80 %" in seen.memory[0].detail
     assert (seen.memory_rate, seen.disk_rates, seen.disk) == (None, (), "not measured")
-    for fact in (*seen.instruction_sets, *seen.memory, *seen.devices, *seen.settings):
+    for fact in (*seen.instruction_sets, seen.fast_math, *seen.memory, *seen.devices, *seen.settings):
         assert fact.detail, fact
 
 
@@ -39,6 +39,16 @@ def test_the_active_instruction_set_is_the_one_a_run_takes(monkeypatch: pytest.M
         facts = machine.instruction_sets()
         assert [fact.name for fact in facts if fact.active] == [core.make_compute().isa]
         assert {fact.name for fact in facts} == {table["name"] for table in core.isa_tables()}
+
+
+def test_fast_math_is_available_or_says_why(monkeypatch: pytest.MonkeyPatch) -> None:
+    assert machine.fast_math().active == (core.make_compute(math="fast").math == "fast")
+    monkeypatch.setenv("MOESTRO_ISA", "avx2")  # no table but that of AVX-512 has it
+    fact = machine.fast_math()
+    assert not fact.active
+    assert "this CPU lacks avx512_bf16" in fact.detail or "MOESTRO_ISA=avx2" in fact.detail
+    monkeypatch.setenv("MOESTRO_ISA", "sse9")
+    assert "sse9" in machine.fast_math().detail
 
 
 def test_a_malformed_setting_is_a_fact_and_not_a_crash(monkeypatch: pytest.MonkeyPatch) -> None:

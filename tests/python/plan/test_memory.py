@@ -6,6 +6,7 @@ import dataclasses
 import re
 from collections.abc import Callable
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -38,6 +39,7 @@ LARGE = Footprint(
     head_dim=128,
     dense_width=0,
     trunk_integer=True,
+    bf16=False,
     experts=128,
     top_k=8,
     expert_width=768,
@@ -153,6 +155,27 @@ def test_every_buffer_grows_with_the_rows() -> None:
     few, many = work_buffers(LARGE, 8, 2, 1024), work_buffers(LARGE, 512, 2, 1024)
     assert all(many[name] >= few[name] for name in few)
     assert work_bytes(LARGE, 512, 2, 1024) == sum(many.values())
+
+
+def test_fast_math_adds_what_it_rounds_to() -> None:
+    """Two bytes per element of the widest input, and of an MLP's hidden rows, all padded to groups of 32."""
+    rows, model = 64, dataclasses.replace(LARGE, hidden=2050, trunk_integer=False, experts_integer=False)
+    exact, fast = work_buffers(model, rows, 2, 256), work_buffers(model, rows, 2, 256, "fast")
+    piece = 256  # expert rows computed between two looks at the disk
+    assert fast["experts"] - exact["experts"] == 2 * (rows * 2080 + piece * model.expert_width)
+    dense = dataclasses.replace(DENSE, trunk_integer=False)
+    exact, fast = work_buffers(dense, rows, 2, 256), work_buffers(dense, rows, 2, 256, "fast")
+    assert fast["kernels"] - exact["kernels"] == 2 * rows * (dense.hidden + dense.dense_width)
+    assert {name for name in fast if fast[name] != exact[name]} == {"kernels"}
+
+
+def test_fast_math_is_planned_for_where_it_will_run(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(core, "make_compute", lambda math: SimpleNamespace(math=math))  # a CPU that has it
+    bf16 = dataclasses.replace(LARGE, bf16=True)
+    exact, fast = (plan(bf16, "min", math=math) for math in ("exact", "fast"))
+    assert (exact.math, fast.math) == ("exact", "fast")
+    assert fast.scratch == work_bytes(bf16, 1, 2, LEAST_KV_TOKENS, "fast") > exact.scratch
+    assert plan(LARGE, "min", math="fast") == plan(LARGE, "min"), "no weight of it is bf16"
 
 
 @pytest.mark.parametrize("packed", [None, "bf16", "q8", "q4"])

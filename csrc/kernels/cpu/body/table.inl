@@ -4,6 +4,7 @@ constexpr Table kTable = {
     .panel = {panel<FloatPanel<float>>, panel<FloatPanel<quant::Bf16>>, panel<IntegerPanel<Q8>>,
               panel<IntegerPanel<Q4>>},
     .quantise = quantise,
+    .round_pairs = nullptr,
     .silu_mul = silu_mul,
     .axpy = axpy,
     .add = add_rows,

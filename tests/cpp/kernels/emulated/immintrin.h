@@ -94,6 +94,39 @@ inline __m256i extracti32x8_epi32(__m512i v, int which) {
     return which ? halves.high : halves.low;
 }
 
+// Two of AVX512_BF16, too large to be inlined and so of internal linkage. They round to nearest even and take
+// subnormals, in and out, as zeros, whatever MXCSR says.
+static inline float flush(float v) {
+    return std::fabs(v) < 0x1p-126f ? std::copysign(0.0f, v) : v;
+}
+struct Halves {
+    std::uint16_t at[32];
+};
+static inline float widened(std::uint16_t half) {
+    return flush(bits_of<float>(static_cast<std::uint32_t>(half) << 16));
+}
+template <class Pairs>
+static inline __m512 dpbf16_ps(__m512 sums, Pairs a, Pairs b) {
+    auto sum = bits_of<Floats>(sums);
+    const auto x = bits_of<Halves>(a), y = bits_of<Halves>(b);
+    for (int i = 0; i < 16; ++i)
+        for (int half : {2 * i + 1, 2 * i})
+            sum.at[i] = flush(__builtin_fmaf(widened(x.at[half]), widened(y.at[half]), flush(sum.at[i])));
+    return bits_of<__m512>(sum);
+}
+static inline std::uint16_t narrowed(float v) {
+    const auto bits = bits_of<std::uint32_t>(flush(v));
+    if (v != v) return static_cast<std::uint16_t>(bits >> 16 | 0x40u);
+    return static_cast<std::uint16_t>((bits + 0x7fffu + (bits >> 16 & 1u)) >> 16);
+}
+static inline Halves cvtne2ps_pbh(__m512 high, __m512 low) {
+    const auto a = bits_of<Floats>(low), b = bits_of<Floats>(high);
+    Halves halves;
+    for (int i = 0; i < 16; ++i) halves.at[i] = narrowed(a.at[i]);
+    for (int i = 0; i < 16; ++i) halves.at[16 + i] = narrowed(b.at[i]);
+    return halves;
+}
+
 }  // namespace emulated
 
 #define _mm512_cvtepu16_epi32 emulated::cvtepu16_epi32
@@ -112,3 +145,6 @@ inline __m256i extracti32x8_epi32(__m512i v, int which) {
 #define _mm512_extractf32x8_ps emulated::extractf32x8_ps
 #undef _mm512_extracti32x8_epi32
 #define _mm512_extracti32x8_epi32 emulated::extracti32x8_epi32
+#undef _mm512_dpbf16_ps
+#define _mm512_dpbf16_ps emulated::dpbf16_ps
+#define _mm512_cvtne2ps_pbh emulated::cvtne2ps_pbh
