@@ -47,6 +47,11 @@ py::array_t<float> residual(const py::object& self) {
     return py::array_t<float>({work.rows(), work.shape().hidden}, work.arrays().x, self);
 }
 
+py::array_t<std::int32_t> routes(const py::object& self) {
+    const auto& work = self.cast<const Workspace&>();
+    return py::array_t<std::int32_t>({work.rows(), work.routed}, work.arrays().ids, self);
+}
+
 }  // namespace
 
 void bind_workspace(py::module_& module) {
@@ -57,6 +62,7 @@ void bind_workspace(py::module_& module) {
         .def("begin", &begin, "positions"_a, "tables"_a, "table_begin"_a, "blocks"_a, "inv_freq"_a,
              "attention_factor"_a)
         .def_property_readonly("x", &residual)
+        .def_property_readonly("ids", &routes)
         .def_property_readonly("busy_ns", &Workspace::busy_ns)
         .def_static("nbytes", &nbytes, py::kw_only(), "hidden"_a, "heads"_a, "kv_heads"_a, "head_dim"_a, "experts"_a,
                     "top_k"_a, "max_rows"_a);

@@ -49,6 +49,7 @@ void Moe::submit(engine::Runtime& runtime, Workspace& work) const {
     linear(compute, work, at.normed, rows, std::array{dense(router, at.logits)});
     kernels::route_softmax_topk(compute, at.logits, rows, experts, top_k, normalise, at.ids, at.weights,
                                 work.scratch.router);
+    work.routed = top_k;
     work.experts = runtime.submit_experts(layer, at.normed, rows, at.ids, at.weights, top_k);
 }
 

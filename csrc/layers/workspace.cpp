@@ -79,6 +79,7 @@ void Workspace::begin(const StepPlaces& places) {
     tables_.assign(places.batch.tables.begin(), places.batch.tables.end());
     blocks_.assign(places.blocks.begin(), places.blocks.end());
     any_hole_ = std::find(tables_.begin(), tables_.end(), memory::kNoBlock) != tables_.end();
+    routed = 0;
     experts = {};
     kernels::rope_table(positions_.data(), places.inv_freq, places.per_row, places.attention_factor,
                         static_cast<int>(rows), shape_.head_dim / 2, arrays_.cos, arrays_.sin);

@@ -82,6 +82,7 @@ class Workspace {
         std::vector<kernels::LinearJob> head;
     } scratch;
     engine::Ticket experts;  // submitted by the layer under way, not waited for yet
+    int routed = 0;          // experts per row in arrays().ids, of the layer that routed last; 0 when none did
 
     // A call that computes here. Throws Error(usage) while another thread's is going on.
     class Use {

@@ -249,6 +249,9 @@ class Workspace:
     def x(self) -> F32:
         """[rows, hidden]: the residual stream, a view; contents are undefined after `begin`."""
     @property
+    def ids(self) -> I32:
+        """[rows, top_k]: the experts of the layer that routed last, best first, a view; top_k is 0 before any did."""
+    @property
     def busy_ns(self) -> int:
         """Nanoseconds spent inside calls on this workspace so far."""
     @staticmethod

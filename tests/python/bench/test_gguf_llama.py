@@ -36,7 +36,6 @@ def test_logits_are_close(checkpoint: Path, llama: Any) -> None:
     with LLM(checkpoint, kv_dtype="f16", say=None) as llm:
         want = llm.logits(ids).astype(np.float64)
     errors = ((logits(llama, ids) - want) ** 2).sum(axis=1) / (want**2).sum(axis=1)
-    print(np.median(errors), errors.max())
     # llama.cpp rounds activations to bf16; a row whose router nearly ties may take another expert.
     assert np.median(errors) < 1e-3
 
@@ -46,6 +45,10 @@ def test_greedy_tokens_are_the_same_where_the_choice_is_clear(checkpoint: Path, 
     with LLM(checkpoint, kv_dtype="f16", say=None) as llm:
         params = SamplingParams(max_tokens=GENERATED, temperature=0.0, ignore_eos=True)
         answer = list(llm.generate([ids], params)[0].outputs[0].token_ids)
+        ours = llm.logits([*ids, *answer])[LENGTH - 1 : -1].astype(np.float64)
     peer = logits(llama, [*ids, *answer])[LENGTH - 1 : -1]
-    print((peer.argmax(axis=1) == answer).sum(), len(answer))
-    assert (peer.argmax(axis=1) == answer).all()
+    best = np.sort(ours, axis=1)
+    spread = np.sqrt(np.median(((peer - ours) ** 2).mean(axis=1)))
+    clear = best[:, -1] - best[:, -2] > 4 * spread
+    assert clear.sum() >= GENERATED // 4
+    np.testing.assert_array_equal(peer.argmax(axis=1)[clear], np.array(answer)[clear])

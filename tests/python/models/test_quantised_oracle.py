@@ -17,6 +17,7 @@ from tiny_runtime import logits_of, opened
 
 from moestro import _core
 from moestro.checkpoint.store_format import PartSpec, StoreManifest, read_manifest
+from moestro.layers.moe import Moe
 from moestro.pack import pack_checkpoint
 
 NAMES = ("qwen3_moe-dense-layers-biases", "mixtral-window-tied", "qwen3-tied", "llama-biases-dynamic")
@@ -55,14 +56,13 @@ def test_the_model_is_that_of_its_dequantised_weights(
 def record_routes(monkeypatch: pytest.MonkeyPatch) -> list[Any]:
     """The experts [rows, k] of every routing call from now on."""
     seen: list[Any] = []
-    route = _core.route_softmax_topk
+    run = Moe.__call__
 
-    def recording(*arguments: Any) -> Any:
-        ids, weights = route(*arguments)
-        seen.append(ids)
-        return ids, weights
+    def recording(layer: Moe, work: Any) -> None:
+        run(layer, work)
+        seen.append(work.ids.copy())
 
-    monkeypatch.setattr(_core, "route_softmax_topk", recording)
+    monkeypatch.setattr(Moe, "__call__", recording)
     return seen
 
 
