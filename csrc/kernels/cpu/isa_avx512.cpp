@@ -13,6 +13,7 @@ namespace {
 
 constexpr int kFloatRows = 8;         // rows that share a load of an f32 weight: 16 of the 32 registers accumulate
 constexpr int kHalfRows = 8;          // and of a bf16 weight
+constexpr int kHalfPanelRows = 0;     // many rows take whole panels too: their accumulators find room
 constexpr int kPrefetchBytes = 2048;  // how far ahead of the weights to prefetch
 constexpr int kKeyVectors = 4;        // vectors of keys scored together
 constexpr int kValueVectors = 4;      // vectors of output elements summed together

@@ -2,6 +2,9 @@
 // segments pass by; inside a segment, blocks of a few rows share every load of a weight.
 //
 //   tile of rows -> segment of 256 columns -> block of R rows -> columns or groups, ascending
+//
+// A float tile of many rows takes each half of the segment in turn (kHalfPanelRows): half as many accumulators for a row
+// leave room for more rows, and half a segment, widened once for all of them, stays in the first-level cache.
 
 constexpr int kRowTile = 64;
 
@@ -38,7 +41,39 @@ inline void widen_scales(const std::byte* at, quant::ScaleType type, int count, 
     }
 }
 
+// As many blocks of R rows as fit, then smaller ones.
+template <int R, class Segment>
+inline void in_blocks(const Segment& segment, const RowInput* rows, int count, float* totals) {
+    int r = 0;
+    for (; r + R <= count; r += R) segment.template run<R>(rows + r, totals + r * Segment::kRows);
+    if constexpr (R > 1)
+        if (r < count) in_blocks<R - 1>(segment, rows + r, count - r, totals + r * Segment::kRows);
+}
+
 // ---- float formats: 32 outputs, W is float or Bf16 ----
+
+// 16 outputs of a segment in float32, those of one column `stride` after those of the one before.
+template <int stride>
+struct Half {
+    static constexpr int kRows = 32;  // of the totals
+
+    const float* weights;
+    int begin, columns;
+
+    template <int R>
+    void run(const RowInput* rows, float* totals) const {
+        F32 sums[R];
+#pragma GCC unroll 16
+        for (int r = 0; r < R; ++r) sums[r] = splat(0.0f);
+        for (int k = 0; k < columns; ++k) {
+            const F32 w = load(weights + k * stride);
+#pragma GCC unroll 16
+            for (int r = 0; r < R; ++r) sums[r] = fma(w, splat(rows[r].x[begin + k]), sums[r]);
+        }
+#pragma GCC unroll 16
+        for (int r = 0; r < R; ++r) store(totals + r * kRows, add(load(totals + r * kRows), sums[r]));
+    }
+};
 
 template <class W>
 struct FloatPanel {
@@ -55,6 +90,24 @@ struct FloatPanel {
         return static_cast<std::size_t>(padded) * kRows * sizeof(W);
     }
 
+    void run_rows(const RowInput* rows, int count, float* totals) const {
+        if constexpr (kHalfPanelRows != 0)
+            if (count > kBlock) return run_halves(rows, count, totals);
+        in_blocks<kBlock>(*this, rows, count, totals);
+    }
+
+    void run_halves(const RowInput* rows, int count, float* totals) const {
+        for (int half = 0; half < kRows; half += kLanes) {
+            if constexpr (sizeof(W) == sizeof(float)) {
+                in_blocks<kHalfPanelRows>(Half<kRows>{weights + half, begin, columns}, rows, count, totals + half);
+            } else {
+                alignas(64) float widened[256 * kLanes];
+                for (int k = 0; k < columns; ++k) store(widened + k * kLanes, load(weights + k * kRows + half));
+                in_blocks<kHalfPanelRows>(Half<kLanes>{widened, begin, columns}, rows, count, totals + half);
+            }
+        }
+    }
+
     template <int R>
     void run(const RowInput* rows, float* totals) const {
         F32 low[R], high[R];
@@ -62,7 +115,7 @@ struct FloatPanel {
         for (int r = 0; r < R; ++r) low[r] = high[r] = splat(0.0f);
         for (int k = 0; k < columns; ++k) {
             const W* at = weights + k * kRows;
-            if constexpr (R == 1) __builtin_prefetch(reinterpret_cast<const std::byte*>(at) + kPrefetchBytes);
+            if constexpr (R == 1 && kPrefetchBytes != 0) __builtin_prefetch(reinterpret_cast<const std::byte*>(at) + kPrefetchBytes);
             const F32 w0 = load(at), w1 = load(at + kLanes);
 #pragma GCC unroll 16
             for (int r = 0; r < R; ++r) {
@@ -105,6 +158,10 @@ struct IntegerPanel {
         widen_scales(segment, call.scale, groups * kLanes, scales);
     }
 
+    void run_rows(const RowInput* rows, int count, float* totals) const {
+        in_blocks<kBlock>(*this, rows, count, totals);
+    }
+
     template <int R>
     void run(const RowInput* rows, float* totals) const {
         F32 sums[R];
@@ -113,7 +170,7 @@ struct IntegerPanel {
         for (int g = 0; g < groups; ++g) {
             const int at = first_group + g;
             const std::byte* group = codes + static_cast<std::size_t>(g) * Codes::kGroupBytes;
-            if constexpr (R == 1)
+            if constexpr (R == 1 && kPrefetchBytes != 0)
                 for (int line = 0; line < Codes::kGroupBytes; line += 64)
                     __builtin_prefetch(group + kPrefetchBytes + line);
             typename Codes::Dot dots[R];
@@ -137,15 +194,6 @@ struct IntegerPanel {
 };
 
 // ---- the loop around both ----
-
-// As many blocks of R rows as fit, then smaller ones.
-template <int R, class Segment>
-inline void in_blocks(const Segment& segment, const RowInput* rows, int count, float* totals) {
-    int r = 0;
-    for (; r + R <= count; r += R) segment.template run<R>(rows + r, totals + r * Segment::kRows);
-    if constexpr (R > 1)
-        if (r < count) in_blocks<R - 1>(segment, rows + r, count - r, totals + r * Segment::kRows);
-}
 
 template <class Segment>
 inline void write_rows(const PanelCall& call, int first_row, int count, const float* totals) {
@@ -171,7 +219,7 @@ void panel(const PanelCall& call) {
         for (int begin = 0; begin < call.cols; begin += 256) {
             const int columns = call.cols - begin < 256 ? call.cols - begin : 256;
             const Segment segment(call, at, begin, columns);
-            in_blocks<Segment::kBlock>(segment, rows, count, totals);
+            segment.run_rows(rows, count, totals);
             at += Segment::segment_bytes(call, (columns + 31) / 32 * 32);
         }
         write_rows<Segment>(call, first_row, count, totals);
