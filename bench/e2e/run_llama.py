@@ -50,8 +50,8 @@ class LlamaCpp:
         return Answer(first - begun, time.perf_counter() - first, tokens)
 
     def _next(self, ids: list[int]) -> int:
-        batch = llama_cpp.llama_batch_get_one((llama_cpp.llama_token * len(ids))(*ids), len(ids))
-        status = llama_cpp.llama_decode(self._context, batch)
+        tokens = (llama_cpp.llama_token * len(ids))(*ids)  # the batch borrows it
+        status = llama_cpp.llama_decode(self._context, llama_cpp.llama_batch_get_one(tokens, len(ids)))
         if status != 0:
             raise RuntimeError(f"llama_decode failed with status {status}")
         logits = llama_cpp.llama_get_logits_ith(self._context, -1)
