@@ -1,6 +1,8 @@
 // AVX2 with FMA and F16C: 16 lanes are two 256-bit registers.
 #include <immintrin.h>
 
+#include <type_traits>
+
 #include "kernels/table.h"
 #include "quant/convert.h"
 
@@ -205,6 +207,14 @@ inline __m256i splat_4(const std::int8_t* x) {
     __builtin_memcpy(&four, x, sizeof four);
     return _mm256_set1_epi32(four);
 }
+// Keeps the compiler from turning a chain of sums into a tree, whose leaves would not find registers.
+inline __m256i pinned(__m256i v) {
+    asm("" : "+x"(v));
+    return v;
+}
+inline void store_bytes(std::byte* at, __m256i v) {
+    _mm256_store_si256(reinterpret_cast<__m256i*>(at), v);
+}
 inline __m256i load_bytes(const std::byte* at) {
     return _mm256_load_si256(reinterpret_cast<const __m256i*>(at));
 }
@@ -217,6 +227,7 @@ struct Q8 {
         __m256i low, high, low_magnitude, high_magnitude;
     };
     using Dot = I32;
+    using Many = Q8;
     static Quad load(const std::byte* at) {
         const __m256i low = load_bytes(at), high = load_bytes(at + 32);
         return {low, high, _mm256_abs_epi8(low), _mm256_abs_epi8(high)};
@@ -227,41 +238,74 @@ struct Q8 {
     }
     static Dot dot(Dot sum, const Quad& w, const std::int8_t* x) {
         const __m256i v = splat_4(x);
-        return {_mm256_add_epi32(sum.low, four(w.low_magnitude, w.low, v)),
-                _mm256_add_epi32(sum.high, four(w.high_magnitude, w.high, v))};
+        return {pinned(_mm256_add_epi32(sum.low, four(w.low_magnitude, w.low, v))),
+                pinned(_mm256_add_epi32(sum.high, four(w.high_magnitude, w.high, v)))};
     }
-    static I32 finish(Dot sum, std::int32_t) { return sum; }
+    static I32 finish(Dot sum) { return sum; }
 };
 
-// Codes + 8 lie in 0..15: all 16 pairs of products of a group fit 16 bits (16 * 15 * 127 = 30480), so widening waits
-// for the end of the group, where the offset is taken back as 8 times the sum of x.
+// Codes + 8 lie in 0..15: all 16 products that meet in a 16-bit sum of a group fit it (16 * 15 * 127 = 30480), so
+// widening waits for the end of the group. The offset, 8 times the sum of x, starts one of the two sums of an output
+// below zero: together they are at most 32 * 8 * 127 = 32512, and what lies between may wrap.
+struct NibbleDot {
+    __m256i low, high;  // 16-bit, of rows 0-7 and 8-15
+
+    static NibbleDot start(std::int32_t x_sum) {
+        const __m256i offset = _mm256_set1_epi32(-8 * x_sum & 0xffff);
+        return {offset, offset};
+    }
+    static __m256i plus(__m256i sum, __m256i w, __m256i x) {
+        return pinned(_mm256_add_epi16(sum, _mm256_maddubs_epi16(w, x)));
+    }
+    static I32 finish(NibbleDot sum) {
+        const __m256i ones = _mm256_set1_epi16(1);
+        return {_mm256_madd_epi16(sum.low, ones), _mm256_madd_epi16(sum.high, ones)};
+    }
+};
+
+// A group with its codes + 8 spread to bytes: 4 consecutive k of 16 rows every 64 bytes.
+struct Q4Bytes {
+    static constexpr int kRows = 4, kGroupBytes = 512, kQuads = 8;
+    struct Quad {
+        __m256i low, high;
+    };
+    using Dot = NibbleDot;
+    static void unpack(const std::byte* group, std::byte* to) {
+        const __m256i mask = _mm256_set1_epi8(15);
+        for (int at = 0; at < kGroupBytes / 2; at += 32) {
+            const __m256i both = load_bytes(group + at);
+            store_bytes(to + at, _mm256_and_si256(both, mask));
+            store_bytes(to + kGroupBytes / 2 + at, _mm256_and_si256(_mm256_srli_epi16(both, 4), mask));
+        }
+    }
+    static Quad load(const std::byte* at) { return {load_bytes(at), load_bytes(at + 32)}; }
+    static Dot start(std::int32_t x_sum) { return NibbleDot::start(x_sum); }
+    static Dot dot(Dot sum, const Quad& w, const std::int8_t* x) {
+        const __m256i v = splat_4(x);
+        return {Dot::plus(sum.low, w.low, v), Dot::plus(sum.high, w.high, v)};
+    }
+    static I32 finish(Dot sum) { return Dot::finish(sum); }
+};
+
 struct Q4 {
     static constexpr int kRows = 4, kGroupBytes = 256, kQuads = 4;
     struct Quad {
         __m256i low_k_low, low_k_high, high_k_low, high_k_high;  // first 16 k | last 16 k, rows 0-7 | rows 8-15
     };
-    struct Dot {
-        __m256i low, high;  // 16-bit
-    };
+    using Dot = NibbleDot;
+    using Many = Q4Bytes;
     static Quad load(const std::byte* at) {
         const __m256i low = load_bytes(at), high = load_bytes(at + 32), mask = _mm256_set1_epi8(15);
         return {_mm256_and_si256(low, mask), _mm256_and_si256(high, mask),
                 _mm256_and_si256(_mm256_srli_epi16(low, 4), mask), _mm256_and_si256(_mm256_srli_epi16(high, 4), mask)};
     }
-    static Dot start(std::int32_t) { return {_mm256_setzero_si256(), _mm256_setzero_si256()}; }
+    static Dot start(std::int32_t x_sum) { return Dot::start(x_sum); }
     static Dot dot(Dot sum, const Quad& w, const std::int8_t* x) {
         const __m256i a = splat_4(x), b = splat_4(x + 16);
-        sum.low = _mm256_add_epi16(sum.low, _mm256_maddubs_epi16(w.low_k_low, a));
-        sum.high = _mm256_add_epi16(sum.high, _mm256_maddubs_epi16(w.low_k_high, a));
-        sum.low = _mm256_add_epi16(sum.low, _mm256_maddubs_epi16(w.high_k_low, b));
-        sum.high = _mm256_add_epi16(sum.high, _mm256_maddubs_epi16(w.high_k_high, b));
-        return sum;
+        return {Dot::plus(Dot::plus(sum.low, w.low_k_low, a), w.high_k_low, b),
+                Dot::plus(Dot::plus(sum.high, w.low_k_high, a), w.high_k_high, b)};
     }
-    static I32 finish(Dot sum, std::int32_t x_sum) {
-        const __m256i ones = _mm256_set1_epi16(1), offset = _mm256_set1_epi32(8 * x_sum);
-        return {_mm256_sub_epi32(_mm256_madd_epi16(sum.low, ones), offset),
-                _mm256_sub_epi32(_mm256_madd_epi16(sum.high, ones), offset)};
-    }
+    static I32 finish(Dot sum) { return Dot::finish(sum); }
 };
 
 #include "kernels/cpu/body/all.inl"

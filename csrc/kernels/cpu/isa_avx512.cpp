@@ -4,6 +4,8 @@
 
 #include <immintrin.h>
 
+#include <type_traits>
+
 #include "kernels/table.h"
 #include "quant/convert.h"
 
@@ -192,6 +194,7 @@ struct Q8 {
         __m512i codes;  // + 128
     };
     using Dot = I32;
+    using Many = Q8;
     static Quad load(const std::byte* at) {
         return {_mm512_xor_si512(load_quad(at), _mm512_set1_epi8(static_cast<char>(0x80)))};
     }
@@ -199,7 +202,7 @@ struct Q8 {
     static Dot dot(Dot sum, const Quad& w, const std::int8_t* x) {
         return {_mm512_dpbusd_epi32(sum.v, w.codes, splat_4(x))};
     }
-    static I32 finish(Dot sum, std::int32_t) { return sum; }
+    static I32 finish(Dot sum) { return sum; }
 };
 
 struct Q4 {
@@ -208,6 +211,7 @@ struct Q4 {
         __m512i low, high;  // codes + 8 of the first 16 k and of the last 16 k
     };
     using Dot = I32;
+    using Many = Q4;
     static Quad load(const std::byte* at) {
         const __m512i both = load_quad(at), mask = _mm512_set1_epi8(15);
         return {_mm512_and_si512(both, mask), _mm512_and_si512(_mm512_srli_epi16(both, 4), mask)};
@@ -216,7 +220,7 @@ struct Q4 {
     static Dot dot(Dot sum, const Quad& w, const std::int8_t* x) {
         return {_mm512_dpbusd_epi32(_mm512_dpbusd_epi32(sum.v, w.low, splat_4(x)), w.high, splat_4(x + 16))};
     }
-    static I32 finish(Dot sum, std::int32_t) { return sum; }
+    static I32 finish(Dot sum) { return sum; }
 };
 
 #include "kernels/cpu/body/all.inl"

@@ -1,5 +1,7 @@
 // The definition in executable form: 16 lanes as plain loops, fused multiply-add from the C library (correctly rounded
 // on every CPU). Slow and simple on purpose; it also serves CPUs without AVX2.
+#include <type_traits>
+
 #include "kernels/table.h"
 #include "quant/convert.h"
 
@@ -161,19 +163,21 @@ struct Q8 {
     static constexpr int kRows = 1, kGroupBytes = 512, kQuads = 8;
     using Quad = const std::byte*;
     using Dot = I32;
+    using Many = Q8;
     static Quad load(const std::byte* at) { return at; }
     static Dot start(std::int32_t) { return {}; }
     static Dot dot(Dot sum, Quad w, const std::int8_t* x) {
         for (int i = 0; i < 64; ++i) sum.at[i / 4] += static_cast<std::int8_t>(w[i]) * x[i % 4];
         return sum;
     }
-    static I32 finish(Dot sum, std::int32_t) { return sum; }
+    static I32 finish(Dot sum) { return sum; }
 };
 
 struct Q4 {
     static constexpr int kRows = 1, kGroupBytes = 256, kQuads = 4;
     using Quad = const std::byte*;
     using Dot = I32;
+    using Many = Q4;
     static Quad load(const std::byte* at) { return at; }
     static Dot start(std::int32_t) { return {}; }
     static Dot dot(Dot sum, Quad w, const std::int8_t* x) {
@@ -183,7 +187,7 @@ struct Q4 {
         }
         return sum;
     }
-    static I32 finish(Dot sum, std::int32_t) { return sum; }
+    static I32 finish(Dot sum) { return sum; }
 };
 
 #include "kernels/cpu/body/all.inl"

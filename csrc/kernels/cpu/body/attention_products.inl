@@ -1,21 +1,6 @@
 // The two products of attention in registers: a run of H queries shares every load of a key or a value. Lanes are keys
 // in one and output elements in the other, so neither the run nor the panel's width has a say in any sum.
 
-// Sixteen elements in whatever order they are cheapest to widen in, and that order taken back. A table that has a
-// cheaper order than ascending overloads these in its vocabulary.
-template <class T>
-inline F32 load_mixed(const T* from) {
-    return load(from);
-}
-template <class T>
-inline F32 unmix(F32 v, const T*) {
-    return v;
-}
-template <class T>
-inline F32 mix(F32 v, const T*) {
-    return v;
-}
-
 // Operands widened and packed beforehand: panel after panel, each [rows][vectors * 16] floats.
 struct Packed {
     using Element = float;

@@ -22,6 +22,11 @@ inline RowInput input_of(const PanelCall& call, int row) {
     return {nullptr, call.codes + id * groups * 32, call.scales + id * groups, call.sums + id * groups};
 }
 
+template <class T>
+inline void prefetch(const T* at) {
+    if constexpr (kPrefetchBytes != 0) __builtin_prefetch(reinterpret_cast<const std::byte*>(at) + kPrefetchBytes);
+}
+
 // Scales of a segment, widened once for all rows of a tile.
 inline void widen_scales(const std::byte* at, quant::ScaleType type, int count, float* out) {
     for (int i = 0; i < count; i += kLanes) {
@@ -52,12 +57,13 @@ inline void in_blocks(const Segment& segment, const RowInput* rows, int count, f
 
 // ---- float formats: 32 outputs, W is float or Bf16 ----
 
-// 16 outputs of a segment in float32, those of one column `stride` after those of the one before.
-template <int stride>
+// Half of a panel: 16 outputs of a segment, those of one column `stride` elements after those of the one before. W is
+// what is read, Source the panel's own type, whose mixed order the lanes are in until they are stored.
+template <class W, class Source, int stride, bool streaming>
 struct Half {
     static constexpr int kRows = 32;  // of the totals
 
-    const float* weights;
+    const W* weights;
     int begin, columns;
 
     template <int R>
@@ -66,12 +72,17 @@ struct Half {
 #pragma GCC unroll 16
         for (int r = 0; r < R; ++r) sums[r] = splat(0.0f);
         for (int k = 0; k < columns; ++k) {
-            const F32 w = load(weights + k * stride);
+            const W* at = weights + k * stride;
+            if constexpr (streaming) prefetch(at);
+            const F32 w = load_mixed(at);
 #pragma GCC unroll 16
             for (int r = 0; r < R; ++r) sums[r] = fma(w, splat(rows[r].x[begin + k]), sums[r]);
         }
 #pragma GCC unroll 16
-        for (int r = 0; r < R; ++r) store(totals + r * kRows, add(load(totals + r * kRows), sums[r]));
+        for (int r = 0; r < R; ++r) {
+            const F32 sum = unmix(sums[r], static_cast<const Source*>(nullptr));
+            store(totals + r * kRows, add(load(totals + r * kRows), sum));
+        }
     }
 };
 
@@ -97,14 +108,16 @@ struct FloatPanel {
     }
 
     void run_halves(const RowInput* rows, int count, float* totals) const {
+        if (count <= kHalfPanelRows) {
+            in_blocks<kHalfPanelRows>(Half<W, W, kRows, true>{weights, begin, columns}, rows, count, totals);
+            in_blocks<kHalfPanelRows>(Half<W, W, kRows, false>{weights + kLanes, begin, columns}, rows, count,
+                                      totals + kLanes);
+            return;
+        }
         for (int half = 0; half < kRows; half += kLanes) {
-            if constexpr (sizeof(W) == sizeof(float)) {
-                in_blocks<kHalfPanelRows>(Half<kRows>{weights + half, begin, columns}, rows, count, totals + half);
-            } else {
-                alignas(64) float widened[256 * kLanes];
-                for (int k = 0; k < columns; ++k) store(widened + k * kLanes, load(weights + k * kRows + half));
-                in_blocks<kHalfPanelRows>(Half<kLanes>{widened, begin, columns}, rows, count, totals + half);
-            }
+            alignas(64) float wide[256 * kLanes];
+            for (int k = 0; k < columns; ++k) store(wide + k * kLanes, load_mixed(weights + k * kRows + half));
+            in_blocks<kHalfPanelRows>(Half<float, W, kLanes, false>{wide, begin, columns}, rows, count, totals + half);
         }
     }
 
@@ -115,8 +128,8 @@ struct FloatPanel {
         for (int r = 0; r < R; ++r) low[r] = high[r] = splat(0.0f);
         for (int k = 0; k < columns; ++k) {
             const W* at = weights + k * kRows;
-            if constexpr (R == 1 && kPrefetchBytes != 0) __builtin_prefetch(reinterpret_cast<const std::byte*>(at) + kPrefetchBytes);
-            const F32 w0 = load(at), w1 = load(at + kLanes);
+            if constexpr (R == 1) prefetch(at);
+            const F32 w0 = load_mixed(at), w1 = load_mixed(at + kLanes);
 #pragma GCC unroll 16
             for (int r = 0; r < R; ++r) {
                 const F32 x = splat(rows[r].x[begin + k]);
@@ -127,18 +140,61 @@ struct FloatPanel {
 #pragma GCC unroll 16
         for (int r = 0; r < R; ++r) {
             float* total = totals + r * kRows;
-            store(total, add(load(total), low[r]));
-            store(total + kLanes, add(load(total + kLanes), high[r]));
+            store(total, add(load(total), unmix(low[r], weights)));
+            store(total + kLanes, add(load(total + kLanes), unmix(high[r], weights)));
         }
     }
 };
 
 // ---- integer formats: 16 outputs, Codes is the vocabulary's Q8 or Q4 ----
 
+// Groups of a segment, in the form that Codes reads.
+template <class Codes, bool streaming>
+struct Groups {
+    static constexpr int kRows = 16;  // of the totals
+
+    const std::byte* codes;
+    const float* scales;  // [groups, 16]
+    int first_group, groups;
+
+    template <int R>
+    void run(const RowInput* rows, float* totals) const {
+        F32 sums[R];
+#pragma GCC unroll 16
+        for (int r = 0; r < R; ++r) sums[r] = splat(0.0f);
+        for (int g = 0; g < groups; ++g) {
+            const int at = first_group + g;
+            const std::byte* group = codes + static_cast<std::size_t>(g) * Codes::kGroupBytes;
+            if constexpr (streaming)
+                for (int line = 0; line < Codes::kGroupBytes; line += 64) prefetch(group + line);
+            typename Codes::Dot dots[R];
+#pragma GCC unroll 16
+            for (int r = 0; r < R; ++r) dots[r] = Codes::start(rows[r].sums[at]);
+            const auto add_quad = [&](int quad) {
+                const typename Codes::Quad w = Codes::load(group + quad * 64);
+#pragma GCC unroll 16
+                for (int r = 0; r < R; ++r) dots[r] = Codes::dot(dots[r], w, rows[r].codes + at * 32 + quad * 4);
+            };
+            if constexpr (R == 1) {
+#pragma GCC unroll 8
+                for (int quad = 0; quad < Codes::kQuads; ++quad) add_quad(quad);
+            } else {
+#pragma GCC unroll 2
+                for (int quad = 0; quad < Codes::kQuads; ++quad) add_quad(quad);
+            }
+            const F32 scale = load(scales + g * kLanes);
+#pragma GCC unroll 16
+            for (int r = 0; r < R; ++r)
+                sums[r] = fma(mul(scale, splat(rows[r].scales[at])), to_float(Codes::finish(dots[r])), sums[r]);
+        }
+#pragma GCC unroll 16
+        for (int r = 0; r < R; ++r) store(totals + r * kRows, add(load(totals + r * kRows), sums[r]));
+    }
+};
+
 template <class Codes>
 struct IntegerPanel {
     static constexpr int kRows = 16;
-    static constexpr int kBlock = Codes::kRows;
 
     const std::byte* codes;
     int first_group, groups;
@@ -159,37 +215,19 @@ struct IntegerPanel {
     }
 
     void run_rows(const RowInput* rows, int count, float* totals) const {
-        in_blocks<kBlock>(*this, rows, count, totals);
-    }
-
-    template <int R>
-    void run(const RowInput* rows, float* totals) const {
-        F32 sums[R];
-#pragma GCC unroll 16
-        for (int r = 0; r < R; ++r) sums[r] = splat(0.0f);
-        for (int g = 0; g < groups; ++g) {
-            const int at = first_group + g;
-            const std::byte* group = codes + static_cast<std::size_t>(g) * Codes::kGroupBytes;
-            if constexpr (R == 1 && kPrefetchBytes != 0)
-                for (int line = 0; line < Codes::kGroupBytes; line += 64)
-                    __builtin_prefetch(group + kPrefetchBytes + line);
-            typename Codes::Dot dots[R];
-#pragma GCC unroll 16
-            for (int r = 0; r < R; ++r) dots[r] = Codes::start(rows[r].sums[at]);
-#pragma GCC unroll 1  // else the compiler turns the chains of integer sums into trees and spills their leaves
-            for (int quad = 0; quad < Codes::kQuads; ++quad) {
-                const typename Codes::Quad w = Codes::load(group + quad * 64);
-#pragma GCC unroll 16
-                for (int r = 0; r < R; ++r) dots[r] = Codes::dot(dots[r], w, rows[r].codes + at * 32 + quad * 4);
+        using Many = typename Codes::Many;
+        if constexpr (!std::is_same_v<Many, Codes>)
+            if (count > Codes::kRows) {
+                alignas(64) std::byte unpacked[8 * Many::kGroupBytes];
+                for (int g = 0; g < groups; ++g)
+                    Many::unpack(codes + g * Codes::kGroupBytes, unpacked + g * Many::kGroupBytes);
+                const Groups<Many, false> form{unpacked, scales, first_group, groups};
+                return in_blocks<Many::kRows>(form, rows, count, totals);
             }
-            const F32 scale = load(scales + g * kLanes);
-#pragma GCC unroll 16
-            for (int r = 0; r < R; ++r)
-                sums[r] = fma(mul(scale, splat(rows[r].scales[at])), to_float(Codes::finish(dots[r], rows[r].sums[at])),
-                              sums[r]);
-        }
-#pragma GCC unroll 16
-        for (int r = 0; r < R; ++r) store(totals + r * kRows, add(load(totals + r * kRows), sums[r]));
+        if (count > Codes::kRows)
+            in_blocks<Codes::kRows>(Groups<Codes, false>{codes, scales, first_group, groups}, rows, count, totals);
+        else
+            in_blocks<Codes::kRows>(Groups<Codes, true>{codes, scales, first_group, groups}, rows, count, totals);
     }
 };
 

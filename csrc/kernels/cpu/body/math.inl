@@ -45,3 +45,18 @@ inline void store_some(float* at, F32 value, int count) {
     else
         store_part(at, value, count);
 }
+
+// Sixteen elements in whatever order they are cheapest to widen in, and that order taken back. A table that has a
+// cheaper order than ascending overloads these in its vocabulary.
+template <class T>
+inline F32 load_mixed(const T* from) {
+    return load(from);
+}
+template <class T>
+inline F32 unmix(F32 v, const T*) {
+    return v;
+}
+template <class T>
+inline F32 mix(F32 v, const T*) {
+    return v;
+}
