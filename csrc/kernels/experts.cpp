@@ -25,19 +25,27 @@ void gate_and_up(const Table& table, const Activations& x, const ExpertJob& job,
                  int row_end, float* hidden, std::int64_t ld_hidden) {
     alignas(64) float gate[kRowsAtOnce * kMostPanelRows], up[kRowsAtOnce * kMostPanelRows];
     const RowRange range{job.rows.data(), 0, rows_of(job)};
-    const auto fill = [&](const Matrix& matrix, float* out, int first, int last) {
-        const int lanes = matrix.spec.panel_rows();
-        for (int lane = begin; lane < end; lane += lanes) {
-            PanelCall call = panel_call(matrix, x, range, lane / lanes, first, last);
-            call.y = out + (lane - begin);
-            call.ldy = kMostPanelRows;
-            table.panel[static_cast<std::size_t>(matrix.spec.format)](call);
-        }
+    const auto call_of = [&](const Matrix& matrix, float* out, int lane, int first, int last) {
+        PanelCall call = panel_call(matrix, x, range, lane / matrix.spec.panel_rows(), first, last);
+        call.y = out + (lane - begin);
+        call.ldy = kMostPanelRows;
+        return call;
     };
+    const auto fill = [&](const Matrix& matrix, float* out, int first, int last) {
+        for (int lane = begin; lane < end; lane += matrix.spec.panel_rows())
+            table.panel[static_cast<std::size_t>(matrix.spec.format)](call_of(matrix, out, lane, first, last));
+    };
+    const quant::Format format = job.mlp.gate.spec.format;
+    const auto two = format == job.mlp.up.spec.format ? table.two_panels[static_cast<std::size_t>(format)] : nullptr;
     for (int first = row_begin; first < row_end; first += kRowsAtOnce) {
         const int last = std::min(first + kRowsAtOnce, row_end);
-        fill(job.mlp.gate, gate, first, last);
-        fill(job.mlp.up, up, first, last);
+        if (two && last - first == 1) {
+            for (int lane = begin; lane < end; lane += job.mlp.gate.spec.panel_rows())
+                two(call_of(job.mlp.gate, gate, lane, first, last), call_of(job.mlp.up, up, lane, first, last));
+        } else {
+            fill(job.mlp.gate, gate, first, last);
+            fill(job.mlp.up, up, first, last);
+        }
         for (int r = first; r < last; ++r)
             table.silu_mul(gate + (r - first) * kMostPanelRows, up + (r - first) * kMostPanelRows,
                            hidden + r * ld_hidden + begin, end - begin);
@@ -119,14 +127,9 @@ void hidden_piece(const Table& table, const Activations& x, const ExpertJob& job
 
 void down_piece(const Table& table, const Activations& hidden, const ExpertJob& job, std::int64_t first_pair,
                 const Pieces::Piece& piece) {
-    const quant::MatrixSpec& spec = job.mlp.down.spec;
-    for (int panel = piece.panel_begin; panel < piece.panel_end; ++panel) {
-        PanelCall call = panel_call(job.mlp.down, hidden, {nullptr, first_pair, rows_of(job)}, panel, piece.row_begin,
-                                    piece.row_end);
-        call.ldy = spec.rows;
-        call.y = job.y + piece.row_begin * call.ldy + panel * spec.panel_rows();
-        table.panel[static_cast<std::size_t>(spec.format)](call);
-    }
+    const std::int64_t ldy = job.mlp.down.spec.rows;
+    run_panels(table, job.mlp.down, hidden, {nullptr, first_pair, rows_of(job)}, piece, job.y + piece.row_begin * ldy,
+               ldy);
 }
 
 }  // namespace

@@ -100,19 +100,23 @@ PanelCall panel_call(const Matrix& weight, const Activations& x, const RowRange&
     return call;
 }
 
-namespace {
-
-void run_piece(const Table& table, const Activations& x, const LinearJob& job, const Pieces::Piece& piece) {
-    const auto run = table.panel[static_cast<std::size_t>(job.weight.spec.format)];
-    for (int panel = piece.panel_begin; panel < piece.panel_end; ++panel) {
-        PanelCall call = panel_call(job.weight, x, {}, panel, piece.row_begin, piece.row_end);
-        call.y = job.y + piece.row_begin * job.ldy + panel * job.weight.spec.panel_rows();
-        call.ldy = job.ldy;
-        run(call);
+void run_panels(const Table& table, const Matrix& weight, const Activations& x, const RowRange& range,
+                const Pieces::Piece& piece, float* y, std::int64_t ldy) {
+    const auto format = static_cast<std::size_t>(weight.spec.format);
+    const auto call_of = [&](int panel) {
+        PanelCall call = panel_call(weight, x, range, panel, piece.row_begin, piece.row_end);
+        call.y = y + panel * weight.spec.panel_rows();
+        call.ldy = ldy;
+        return call;
+    };
+    int panel = piece.panel_begin;
+    if (const auto two = table.two_panels[format]; two && piece.row_end - piece.row_begin == 1) {
+        const int half = (piece.panel_end - panel) / 2;
+        for (; panel < piece.panel_begin + half; ++panel) two(call_of(panel), call_of(panel + half));
+        panel += half;
     }
+    for (; panel < piece.panel_end; ++panel) table.panel[format](call_of(panel));
 }
-
-}  // namespace
 
 void linear(Compute& compute, const Activations& x, std::span<const LinearJob> jobs) {
     std::size_t weight_bytes = 0;
@@ -128,8 +132,10 @@ void linear(Compute& compute, const Activations& x, std::span<const LinearJob> j
     compute.pool().parallel_for(items, [&](std::int64_t item, int) {
         for (const LinearJob& job : jobs) {
             const std::int64_t count = pieces.count(job.weight.spec.panels(), x.rows);
-            if (item < count)
-                return run_piece(compute.table(), x, job, pieces.at(item, job.weight.spec.panels(), x.rows));
+            if (item < count) {
+                const Pieces::Piece piece = pieces.at(item, job.weight.spec.panels(), x.rows);
+                return run_panels(compute.table(), job.weight, x, {}, piece, job.y + piece.row_begin * job.ldy, job.ldy);
+            }
             item -= count;
         }
     });

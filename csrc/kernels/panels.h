@@ -2,6 +2,7 @@
 #pragma once
 
 #include "kernels/ops.h"
+#include "kernels/pieces.h"
 #include "kernels/table.h"
 
 namespace moestro::kernels {
@@ -19,5 +20,9 @@ void check_linear(const Table& table, const Matrix& weight, const Activations& x
 // Panel `panel` of `weight` over rows [row_begin, row_end) of `range`; y is left to the caller to set.
 PanelCall panel_call(const Matrix& weight, const Activations& x, const RowRange& range, int panel, int row_begin,
                      int row_end);
+
+// Computes a piece of `weight`. y: outputs of the piece's first row, `ldy` floats before those of the next.
+void run_panels(const Table& table, const Matrix& weight, const Activations& x, const RowRange& range,
+                const Pieces::Piece& piece, float* y, std::int64_t ldy);
 
 }  // namespace moestro::kernels

@@ -17,6 +17,7 @@ constexpr int kFloatRows = 8;         // rows that share a load of an f32 weight
 constexpr int kHalfRows = 8;          // and of a bf16 weight
 constexpr int kHalfPanelRows = 0;     // many rows take whole panels too: their accumulators find room
 constexpr int kPrefetchBytes = 2048;  // how far ahead of the weights to prefetch
+constexpr bool kTwoStreams = false;  // one stream keeps up
 constexpr int kKeyVectors = 4;        // vectors of keys scored together
 constexpr int kValueVectors = 4;      // vectors of output elements summed together
 constexpr int kQueryRun = 6;          // queries that share a load of a key or value

@@ -121,6 +121,26 @@ struct FloatPanel {
         }
     }
 
+    // One row through a segment of each of two panels.
+    static void run_two(const FloatPanel& a, const FloatPanel& b, const RowInput& row, float* totals) {
+        F32 sums[4];
+#pragma GCC unroll 4
+        for (F32& sum : sums) sum = splat(0.0f);
+        for (int k = 0; k < a.columns; ++k) {
+            const W *one = a.weights + k * kRows, *other = b.weights + k * kRows;
+            prefetch(one);
+            prefetch(other);
+            const F32 x = splat(row.x[a.begin + k]);
+            sums[0] = fma(load_mixed(one), x, sums[0]);
+            sums[1] = fma(load_mixed(one + kLanes), x, sums[1]);
+            sums[2] = fma(load_mixed(other), x, sums[2]);
+            sums[3] = fma(load_mixed(other + kLanes), x, sums[3]);
+        }
+#pragma GCC unroll 4
+        for (int i = 0; i < 4; ++i)
+            store(totals + i * kLanes, add(load(totals + i * kLanes), unmix(sums[i], a.weights)));
+    }
+
     template <int R>
     void run(const RowInput* rows, float* totals) const {
         F32 low[R], high[R];
@@ -156,6 +176,18 @@ struct Groups {
     const std::byte* codes;
     const float* scales;  // [groups, 16]
     int first_group, groups;
+
+    // What group g of one row adds to its sum.
+    F32 one(int g, const RowInput& row, F32 sum) const {
+        const int at = first_group + g;
+        const std::byte* group = codes + static_cast<std::size_t>(g) * Codes::kGroupBytes;
+        for (int line = 0; line < Codes::kGroupBytes; line += 64) prefetch(group + line);
+        typename Codes::Dot dot = Codes::start(row.sums[at]);
+#pragma GCC unroll 8
+        for (int quad = 0; quad < Codes::kQuads; ++quad)
+            dot = Codes::dot(dot, Codes::load(group + quad * 64), row.codes + at * 32 + quad * 4);
+        return fma(mul(load(scales + g * kLanes), splat(row.scales[at])), to_float(Codes::finish(dot)), sum);
+    }
 
     template <int R>
     void run(const RowInput* rows, float* totals) const {
@@ -214,6 +246,19 @@ struct IntegerPanel {
         widen_scales(segment, call.scale, groups * kLanes, scales);
     }
 
+    // One row through a segment of each of two panels.
+    static void run_two(const IntegerPanel& a, const IntegerPanel& b, const RowInput& row, float* totals) {
+        F32 sums[2] = {splat(0.0f), splat(0.0f)};
+        const IntegerPanel* const panels[2] = {&a, &b};
+        for (int g = 0; g < a.groups; ++g)
+#pragma GCC unroll 2
+            for (int i = 0; i < 2; ++i)
+                sums[i] = Groups<Codes, true>{panels[i]->codes, panels[i]->scales, a.first_group, a.groups}.one(
+                    g, row, sums[i]);
+#pragma GCC unroll 2
+        for (int i = 0; i < 2; ++i) store(totals + i * kRows, add(load(totals + i * kRows), sums[i]));
+    }
+
     void run_rows(const RowInput* rows, int count, float* totals) const {
         using Many = typename Codes::Many;
         if constexpr (!std::is_same_v<Many, Codes>)
@@ -243,6 +288,23 @@ inline void write_rows(const PanelCall& call, int first_row, int count, const fl
             store_some(y + i, v, some);
         });
     }
+}
+
+template <class Segment>
+void two_panels(const PanelCall& one, const PanelCall& other) {
+    alignas(64) float totals[2 * Segment::kRows];
+    for (int i = 0; i < 2 * Segment::kRows; i += kLanes) store(totals + i, splat(0.0f));
+    const RowInput row = input_of(one, 0);
+    const std::byte *at = one.panel, *other_at = other.panel;
+    for (int begin = 0; begin < one.cols; begin += 256) {
+        const int columns = one.cols - begin < 256 ? one.cols - begin : 256, padded = (columns + 31) / 32 * 32;
+        const Segment segment(one, at, begin, columns), other_segment(other, other_at, begin, columns);
+        Segment::run_two(segment, other_segment, row, totals);
+        at += Segment::segment_bytes(one, padded);
+        other_at += Segment::segment_bytes(other, padded);
+    }
+    write_rows<Segment>(one, 0, 1, totals);
+    write_rows<Segment>(other, 0, 1, totals + Segment::kRows);
 }
 
 template <class Segment>

@@ -1,8 +1,13 @@
 // The bodies, gathered into this instruction set's table.
 
+template <class Segment>
+constexpr auto kTwoPanels = kTwoStreams ? two_panels<Segment> : nullptr;
+
 constexpr Table kTable = {
     .panel = {panel<FloatPanel<float>>, panel<FloatPanel<quant::Bf16>>, panel<IntegerPanel<Q8>>,
               panel<IntegerPanel<Q4>>},
+    .two_panels = {kTwoPanels<FloatPanel<float>>, kTwoPanels<FloatPanel<quant::Bf16>>, kTwoPanels<IntegerPanel<Q8>>,
+                   kTwoPanels<IntegerPanel<Q4>>},
     .quantise = quantise,
     .round_pairs = nullptr,
     .silu_mul = silu_mul,
