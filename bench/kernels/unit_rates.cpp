@@ -38,17 +38,20 @@ __attribute__((target("avx2,fma"))) void f32_avx2() {
     keep(chains);
 }
 
-// vpmaddubsw into 16-bit sums; widening them, as every product must now and then, is left out. The product takes the
-// chain itself, so that it cannot leave the loop.
+// vpmaddubsw into 16-bit sums; widening them, as every product must now and then, is left out. Written out, because the
+// compiler takes a product of constants out of the loop, or keeps chains in memory.
 __attribute__((target("avx2"))) void int8_avx2() {
-    __m256i chains[kChains];
-    const __m256i x = _mm256_set1_epi8(3);
-    for (__m256i& chain : chains) chain = x;
-    for (std::int64_t i = 0; i < kRounds; ++i) {
-#pragma GCC unroll 12
-        for (int k = 0; k < kChains; ++k) chains[k] = _mm256_add_epi16(chains[k], _mm256_maddubs_epi16(chains[k], x));
-    }
-    keep(chains);
+#define MOESTRO_STEP(chain) "vpmaddubsw %%ymm15, %%ymm14, %%ymm13\n\tvpaddw %%ymm13, " chain ", " chain "\n\t"
+    for (std::int64_t i = 0; i < kRounds; ++i)
+        asm volatile(MOESTRO_STEP("%%ymm0") MOESTRO_STEP("%%ymm1") MOESTRO_STEP("%%ymm2") MOESTRO_STEP("%%ymm3")
+                         MOESTRO_STEP("%%ymm4") MOESTRO_STEP("%%ymm5") MOESTRO_STEP("%%ymm6") MOESTRO_STEP("%%ymm7")
+                             MOESTRO_STEP("%%ymm8") MOESTRO_STEP("%%ymm9") MOESTRO_STEP("%%ymm10")
+                                 MOESTRO_STEP("%%ymm11")
+                     :
+                     :
+                     : "xmm0", "xmm1", "xmm2", "xmm3", "xmm4", "xmm5", "xmm6", "xmm7", "xmm8", "xmm9", "xmm10", "xmm11",
+                       "xmm13", "xmm14", "xmm15");
+#undef MOESTRO_STEP
 }
 
 #pragma GCC diagnostic push

@@ -134,7 +134,8 @@ void linear(Compute& compute, const Activations& x, std::span<const LinearJob> j
             const std::int64_t count = pieces.count(job.weight.spec.panels(), x.rows);
             if (item < count) {
                 const Pieces::Piece piece = pieces.at(item, job.weight.spec.panels(), x.rows);
-                return run_panels(compute.table(), job.weight, x, {}, piece, job.y + piece.row_begin * job.ldy, job.ldy);
+                return run_panels(compute.table(), job.weight, x, {}, piece, job.y + piece.row_begin * job.ldy,
+                                  job.ldy);
             }
             item -= count;
         }

@@ -10,14 +10,14 @@ namespace moestro::kernels {
 
 namespace {
 
-constexpr int kFloatRows = 3;         // rows that share a load of an f32 weight: 12 of the 16 registers accumulate
-constexpr int kHalfRows = 2;          // and of a bf16 weight: widened, those need registers of their own
-constexpr int kHalfPanelRows = 6;     // rows that share a load of half a panel, where there are many
-constexpr int kPrefetchBytes = 0;  // how far ahead of the weights to prefetch
+constexpr int kFloatRows = 3;       // rows that share a load of an f32 weight: 12 of the 16 registers accumulate
+constexpr int kHalfRows = 2;        // and of a bf16 weight: widened, those need registers of their own
+constexpr int kHalfPanelRows = 6;   // rows that share a load of half a panel, where there are many
+constexpr int kPrefetchBytes = 0;   // how far ahead of the weights to prefetch
 constexpr bool kTwoStreams = true;  // whether two panels at once stream faster than one after the other
-constexpr int kKeyVectors = 1;        // vectors of keys scored together
-constexpr int kValueVectors = 1;      // vectors of output elements summed together
-constexpr int kQueryRun = 6;          // queries that share a load of a key or value
+constexpr int kKeyVectors = 1;      // vectors of keys scored together
+constexpr int kValueVectors = 1;    // vectors of output elements summed together
+constexpr int kQueryRun = 6;        // queries that share a load of a key or value
 
 struct F32 {
     __m256 low, high;

@@ -9,14 +9,14 @@ namespace moestro::kernels {
 
 namespace {
 
-constexpr int kFloatRows = 1;      // rows that share a load of an f32 weight
-constexpr int kHalfRows = 1;       // rows that share a load of a bf16 weight
-constexpr int kHalfPanelRows = 0;  // whole panels at any number of rows
-constexpr int kPrefetchBytes = 0;  // how far ahead of the weights to prefetch
+constexpr int kFloatRows = 1;        // rows that share a load of an f32 weight
+constexpr int kHalfRows = 1;         // rows that share a load of a bf16 weight
+constexpr int kHalfPanelRows = 0;    // whole panels at any number of rows
+constexpr int kPrefetchBytes = 0;    // how far ahead of the weights to prefetch
 constexpr bool kTwoStreams = false;  // whether two panels at once stream faster than one after the other
-constexpr int kKeyVectors = 1;     // vectors of keys scored together
-constexpr int kValueVectors = 1;   // vectors of output elements summed together
-constexpr int kQueryRun = 1;       // queries that share a load of a key or value
+constexpr int kKeyVectors = 1;       // vectors of keys scored together
+constexpr int kValueVectors = 1;     // vectors of output elements summed together
+constexpr int kQueryRun = 1;         // queries that share a load of a key or value
 
 struct F32 {
     float at[16];

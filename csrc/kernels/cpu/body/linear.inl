@@ -3,8 +3,8 @@
 //
 //   tile of rows -> segment of 256 columns -> block of R rows -> columns or groups, ascending
 //
-// A float tile of many rows takes each half of the segment in turn (kHalfPanelRows): half as many accumulators for a row
-// leave room for more rows, and half a segment, widened once for all of them, stays in the first-level cache.
+// A float tile of many rows takes each half of the segment in turn (kHalfPanelRows): half as many accumulators for a
+// row leave room for more rows, and half a segment, widened once for all of them, stays in the first-level cache.
 
 constexpr int kRowTile = 64;
 
