@@ -70,10 +70,10 @@ def checked_segments(batch: StepBatch, vocab_size: int, max_rows: int, max_logit
     _check_array("positions", batch.positions, np.int64, rows)
     if batch.tentative is not None:
         _check_array("tentative", batch.tentative, np.uint8, rows)
-    outside = np.flatnonzero((batch.token_ids < 0) | (batch.token_ids >= vocab_size))
-    if outside.size:
-        token = int(batch.token_ids[outside[0]])
-        raise UsageError(f"step: token id {token} in row {outside[0]} is outside the vocabulary of {vocab_size}")
+    if int(batch.token_ids.min()) < 0 or int(batch.token_ids.max()) >= vocab_size:
+        row = int(np.flatnonzero((batch.token_ids < 0) | (batch.token_ids >= vocab_size))[0])
+        token = int(batch.token_ids[row])
+        raise UsageError(f"step: token id {token} in row {row} is outside the vocabulary of {vocab_size}")
     segments = tuple(Segment(*segment) for segment in batch.segments)
     _check_cover(segments, batch)
     if len(batch.logit_rows) > max_logit_rows:
@@ -133,7 +133,9 @@ class BlockPlaces:
 def block_places(segments: Sequence[Segment], positions: I64, block: int) -> BlockPlaces:
     """To be called after the segments' rows were appended. block: positions in a block."""
     tables = [segment.sequence.block_table for segment in segments]
+    if len(tables) == 1:
+        return BlockPlaces(tables[0], np.zeros(len(positions), np.int64), tables[0][positions // block])
     begins = np.cumsum([0, *(len(table) for table in tables[:-1])])
-    joined = tables[0] if len(tables) == 1 else np.concatenate(tables)
+    joined = np.concatenate(tables)
     table_begin = np.repeat(begins, [segment.rows for segment in segments]).astype(np.int64, copy=False)
     return BlockPlaces(joined, table_begin, joined[table_begin + positions // block])

@@ -165,7 +165,8 @@ def test_fast_math_adds_what_it_rounds_to() -> None:
     assert fast["experts"] - exact["experts"] == 2 * (rows * 2080 + piece * model.expert_width)
     dense = dataclasses.replace(DENSE, trunk_integer=False)
     exact, fast = work_buffers(dense, rows, 2, 256), work_buffers(dense, rows, 2, 256, "fast")
-    assert fast["kernels"] - exact["kernels"] == 2 * rows * (max(dense.hidden, dense.heads * dense.head_dim) + dense.dense_width)
+    widest = max(dense.hidden, dense.heads * dense.head_dim)
+    assert fast["kernels"] - exact["kernels"] == 2 * rows * (widest + dense.dense_width)
     assert {name for name in fast if fast[name] != exact[name]} == {"kernels"}
 
 
