@@ -15,6 +15,7 @@ namespace {
 using testing::expect_same_bits;
 using testing::normal_floats;
 using testing::PackedMatrix;
+using testing::run_linear;
 using testing::scalar_compute;
 
 constexpr testing::FormatCase kBf16{quant::Format::bf16, quant::ScaleType::none};
@@ -28,15 +29,6 @@ bool is_emulated(const testing::NamedCompute& compute) {
 
 PackedMatrix random(int rows, int cols, unsigned seed = 7) {
     return testing::random_matrix(rows, cols, kBf16.format, kBf16.scale, seed);
-}
-
-std::vector<float> run_linear(Compute& compute, const Matrix& weight, const std::vector<float>& x, int rows) {
-    Activations input;
-    input.prepare(compute, x.data(), rows, weight.spec.cols, quant::is_integer(weight.spec.format));
-    std::vector<float> y(static_cast<std::size_t>(rows * weight.spec.rows), -1.0f);
-    const LinearJob job{weight, y.data(), weight.spec.rows};
-    linear(compute, input, {&job, 1});
-    return y;
 }
 
 float flush(float v) {

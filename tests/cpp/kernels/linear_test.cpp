@@ -14,16 +14,8 @@ using testing::expect_same_bits;
 using testing::FormatCase;
 using testing::normal_floats;
 using testing::PackedMatrix;
+using testing::run_linear;
 using testing::scalar_compute;
-
-std::vector<float> run_linear(Compute& compute, const Matrix& weight, const std::vector<float>& x, int rows) {
-    Activations input;
-    input.prepare(compute, x.data(), rows, weight.spec.cols, quant::is_integer(weight.spec.format));
-    std::vector<float> y(static_cast<std::size_t>(rows * weight.spec.rows), -1.0f);
-    const LinearJob job{weight, y.data(), weight.spec.rows};
-    linear(compute, input, {&job, 1});
-    return y;
-}
 
 // docs/numerics.md, "Linear", one output at a time.
 float linear_by_the_book(const PackedMatrix& weight, const float* x, int n) {

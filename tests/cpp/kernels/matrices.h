@@ -43,4 +43,15 @@ inline std::vector<FormatCase> every_format() {
             {Format::q4, ScaleType::bf16},  {Format::q4, ScaleType::f32}};
 }
 
+// x [rows, cols] through the matrix, prepared as its format wants.
+inline std::vector<float> run_linear(kernels::Compute& compute, const kernels::Matrix& weight,
+                                     const std::vector<float>& x, int rows) {
+    kernels::Activations input;
+    input.prepare(compute, x.data(), rows, weight.spec.cols, quant::is_integer(weight.spec.format));
+    std::vector<float> y(static_cast<std::size_t>(rows * weight.spec.rows), -1.0f);
+    const kernels::LinearJob job{weight, y.data(), weight.spec.rows};
+    kernels::linear(compute, input, {&job, 1});
+    return y;
+}
+
 }  // namespace moestro::testing

@@ -7,9 +7,12 @@
 
 #include "base/error.h"
 #include "base/types.h"
+#include "support/refusal.h"
 
 namespace moestro::layers {
 namespace {
+
+using testing::refusal;
 
 constexpr WorkShape kShape{.hidden = 48, .heads = 4, .kv_heads = 2, .head_dim = 16, .experts = 6, .top_k = 3};
 
@@ -20,15 +23,6 @@ struct Places {
 
     StepPlaces view() const { return {{positions, tables, begins}, blocks, frequencies.data(), false, 2.0f}; }
 };
-
-std::string refusal(const auto& call) {
-    try {
-        call();
-        return "accepted";
-    } catch (const Error& error) {
-        return error.kind() == ErrorKind::usage ? error.what() : "another kind";
-    }
-}
 
 TEST(Workspace, KeepsThePlacesItWasGiven) {
     Workspace work(kShape, 4);

@@ -5,9 +5,12 @@
 #include <string>
 
 #include "base/error.h"
+#include "support/refusal.h"
 
 namespace moestro::memory {
 namespace {
+
+using testing::refusal;
 
 struct NothingToLend final : Lender {
     bool lend(std::size_t) override { return false; }
@@ -19,15 +22,6 @@ struct World {
     NothingToLend lender;
     KvPool pool{{kernels::KvType::f32, 1, 16}, 3, std::make_shared<Ledger>(std::size_t{1} << 20), lender};
 };
-
-std::string refusal(const auto& call) {
-    try {
-        call();
-        return "accepted";
-    } catch (const Error& error) {
-        return error.kind() == ErrorKind::usage ? error.what() : "another kind";
-    }
-}
 
 TEST(BlockTables, PointersAreTheLayersPartOfEveryBlock) {
     World world;

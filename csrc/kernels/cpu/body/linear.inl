@@ -177,11 +177,10 @@ struct Groups {
     const float* scales;  // [groups, 16]
     int first_group, groups;
 
-    // What group g of one row adds to its sum.
-    F32 one(int g, const RowInput& row, F32 sum) const {
+    // The sum of one row with group g added.
+    [[gnu::always_inline]] F32 add_group(int g, const RowInput& row, F32 sum) const {
         const int at = first_group + g;
-        const std::byte* group = codes + static_cast<std::size_t>(g) * Codes::kGroupBytes;
-        for (int line = 0; line < Codes::kGroupBytes; line += 64) prefetch(group + line);
+        const std::byte* group = group_at(g);
         typename Codes::Dot dot = Codes::start(row.sums[at]);
 #pragma GCC unroll 8
         for (int quad = 0; quad < Codes::kQuads; ++quad)
@@ -194,33 +193,40 @@ struct Groups {
         F32 sums[R];
 #pragma GCC unroll 16
         for (int r = 0; r < R; ++r) sums[r] = splat(0.0f);
-        for (int g = 0; g < groups; ++g) {
-            const int at = first_group + g;
-            const std::byte* group = codes + static_cast<std::size_t>(g) * Codes::kGroupBytes;
-            if constexpr (streaming)
-                for (int line = 0; line < Codes::kGroupBytes; line += 64) prefetch(group + line);
-            typename Codes::Dot dots[R];
-#pragma GCC unroll 16
-            for (int r = 0; r < R; ++r) dots[r] = Codes::start(rows[r].sums[at]);
-            const auto add_quad = [&](int quad) {
-                const typename Codes::Quad w = Codes::load(group + quad * 64);
-#pragma GCC unroll 16
-                for (int r = 0; r < R; ++r) dots[r] = Codes::dot(dots[r], w, rows[r].codes + at * 32 + quad * 4);
-            };
-            if constexpr (R == 1) {
-#pragma GCC unroll 8
-                for (int quad = 0; quad < Codes::kQuads; ++quad) add_quad(quad);
-            } else {
-#pragma GCC unroll 2
-                for (int quad = 0; quad < Codes::kQuads; ++quad) add_quad(quad);
-            }
-            const F32 scale = load(scales + g * kLanes);
-#pragma GCC unroll 16
-            for (int r = 0; r < R; ++r)
-                sums[r] = fma(mul(scale, splat(rows[r].scales[at])), to_float(Codes::finish(dots[r])), sums[r]);
-        }
+        for (int g = 0; g < groups; ++g)
+            if constexpr (R == 1)
+                sums[0] = add_group(g, rows[0], sums[0]);
+            else
+                add_group<R>(g, rows, sums);
 #pragma GCC unroll 16
         for (int r = 0; r < R; ++r) store(totals + r * kRows, add(load(totals + r * kRows), sums[r]));
+    }
+
+  private:
+    const std::byte* group_at(int g) const {
+        const std::byte* group = codes + static_cast<std::size_t>(g) * Codes::kGroupBytes;
+        if constexpr (streaming)
+            for (int line = 0; line < Codes::kGroupBytes; line += 64) prefetch(group + line);
+        return group;
+    }
+
+    template <int R>
+    [[gnu::always_inline]] void add_group(int g, const RowInput* rows, F32* sums) const {
+        const int at = first_group + g;
+        const std::byte* group = group_at(g);
+        typename Codes::Dot dots[R];
+#pragma GCC unroll 16
+        for (int r = 0; r < R; ++r) dots[r] = Codes::start(rows[r].sums[at]);
+#pragma GCC unroll 2
+        for (int quad = 0; quad < Codes::kQuads; ++quad) {
+            const typename Codes::Quad w = Codes::load(group + quad * 64);
+#pragma GCC unroll 16
+            for (int r = 0; r < R; ++r) dots[r] = Codes::dot(dots[r], w, rows[r].codes + at * 32 + quad * 4);
+        }
+        const F32 scale = load(scales + g * kLanes);
+#pragma GCC unroll 16
+        for (int r = 0; r < R; ++r)
+            sums[r] = fma(mul(scale, splat(rows[r].scales[at])), to_float(Codes::finish(dots[r])), sums[r]);
     }
 };
 
@@ -253,7 +259,7 @@ struct IntegerPanel {
         for (int g = 0; g < a.groups; ++g)
 #pragma GCC unroll 2
             for (int i = 0; i < 2; ++i)
-                sums[i] = Groups<Codes, true>{panels[i]->codes, panels[i]->scales, a.first_group, a.groups}.one(
+                sums[i] = Groups<Codes, true>{panels[i]->codes, panels[i]->scales, a.first_group, a.groups}.add_group(
                     g, row, sums[i]);
 #pragma GCC unroll 2
         for (int i = 0; i < 2; ++i) store(totals + i * kRows, add(load(totals + i * kRows), sums[i]));
