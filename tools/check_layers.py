@@ -32,7 +32,7 @@ CPP_LEVELS: tuple[tuple[str, ...], ...] = (
 # The same for the files and folders directly below python/moestro.
 PYTHON_LEVELS: tuple[tuple[str, ...], ...] = (
     ("errors", "_core"),
-    ("units", "knobs"),
+    ("units", "knobs", "stream_shape"),
     ("config", "memory_limits", "cache_dir", "threads"),
     ("core",),
     ("checkpoint", "trace"),

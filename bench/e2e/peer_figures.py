@@ -1,6 +1,7 @@
 """From rounds to figures: medians with their spread, shares of the limits, ratios between peers.
 
-Shares and ratios are formed inside a round, where both sides met the same machine, then the median is taken.
+Shares are formed of limits measured around a sample, ratios inside a round: both sides met the same machine. Then the
+median is taken.
 """
 
 from __future__ import annotations
@@ -22,7 +23,7 @@ class Spread:
 
 @dataclass(frozen=True)
 class Figures:
-    """Of one case. Rates per second; shares are of the same round's limits, None where those were not measured."""
+    """Of one case. Rates per second; shares are of the limits around each sample, None where not measured."""
 
     decode: Spread  # tokens
     prefill: Spread  # tokens
@@ -51,28 +52,28 @@ def spread(values: Iterable[float]) -> Spread:
 
 def figures(case: Case, rounds: Sequence[Round], operations_per_prompt: float, prompt: int, reference: str) -> Figures:
     """reference: the case whose tokens others are compared with. There must be a sample of `case`."""
-    mine = [(entry.limits, entry.samples[case.name]) for entry in rounds if case.name in entry.samples]
+    mine = [entry.samples[case.name] for entry in rounds if case.name in entry.samples]
     per_token = operations_per_prompt / prompt
     reads = [
-        sample.decode * case.active_bytes / limits.read_bytes_per_second
-        for limits, sample in mine
-        if limits is not None
+        sample.decode * case.active_bytes / sample.limits.read_bytes_per_second
+        for sample in mine
+        if sample.limits is not None
     ]
     units = [
         sample.prefill * per_token / unit
-        for limits, sample in mine
-        if limits is not None and (unit := limits.unit(case.unit, case.isa)) is not None
+        for sample in mine
+        if sample.limits is not None and (unit := sample.limits.unit(case.unit, case.isa)) is not None
     ]
     others = rounds[0].samples.get(reference)
-    same = _agreeing(mine[0][1].tokens, others.tokens) if others and case.name in rounds[0].samples else None
+    same = _agreeing(mine[0].tokens, others.tokens) if others and case.name in rounds[0].samples else None
     return Figures(
-        decode=spread(sample.decode for _, sample in mine),
-        prefill=spread(sample.prefill for _, sample in mine),
-        weight_bytes=spread(sample.decode * case.active_bytes for _, sample in mine),
+        decode=spread(sample.decode for sample in mine),
+        prefill=spread(sample.prefill for sample in mine),
+        weight_bytes=spread(sample.decode * case.active_bytes for sample in mine),
         read_share=spread(reads) if reads else None,
-        operations=spread(sample.prefill * per_token for _, sample in mine),
+        operations=spread(sample.prefill * per_token for sample in mine),
         unit_share=spread(units) if units else None,
-        peak_rss=statistics.median(sample.peak_rss for _, sample in mine),
+        peak_rss=statistics.median(sample.peak_rss for sample in mine),
         agreeing=same,
     )
 

@@ -15,7 +15,7 @@ _WIDEST_FIRST = ("avx512", "avx2")
 
 @dataclass(frozen=True)
 class Limits:
-    """One measurement."""
+    """One measurement, or what lies between two."""
 
     read_bytes_per_second: float  # the best of 1, 2 and 4 streams per thread, with and without prefetch
     units: dict[tuple[str, str], float]  # (instruction set, type) -> operations/s
@@ -33,8 +33,15 @@ class Limits:
         return None
 
 
+def between(before: Limits, after: Limits) -> Limits:
+    """The means of both."""
+    units = {unit: (before.units[unit] + after.units[unit]) / 2 for unit in before.units}
+    read = (before.read_bytes_per_second + after.read_bytes_per_second) / 2
+    return Limits(read, units, {"before": before.raw, "after": after.raw})
+
+
 def measure_limits(binary: Path, threads: int) -> Limits:
-    """Takes some ten seconds. Raises RuntimeError when the binary fails."""
+    """Takes some five seconds. Raises RuntimeError when the binary fails."""
     done = subprocess.run([str(binary), f"--threads={threads}", "--peaks"], capture_output=True, text=True)
     if done.returncode:
         raise RuntimeError(f"{binary.name} --peaks failed: {done.stderr.strip()[-400:]}")

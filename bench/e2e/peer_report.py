@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import statistics
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict
 from typing import Any
 
 from peer_cases import Case
 from peer_figures import Figures, Ratio, Spread
-from peer_rounds import Round
+from peer_rounds import Round, Sample
 
 _HEAD = ("case", "decode tok/s", "GB/s", "% read", "prefill tok/s", "GFLOP/s", "% unit", "RSS GB", "same tokens")
 
@@ -27,10 +28,15 @@ def ratio_lines(found: Sequence[Ratio]) -> Iterator[str]:
 
 
 def limit_lines(rounds: Sequence[Round]) -> Iterator[str]:
+    """Medians over a round's samples."""
     for number, entry in enumerate(rounds, start=1):
-        if entry.limits:
-            units = ", ".join(f"{isa} {kind} {rate / 1e9:.0f}" for (isa, kind), rate in entry.limits.units.items())
-            read = entry.limits.read_bytes_per_second / 1e9
+        around = [sample.limits for sample in entry.samples.values() if sample.limits]
+        if around:
+            read = statistics.median(limits.read_bytes_per_second for limits in around) / 1e9
+            units = ", ".join(
+                f"{isa} {kind} {statistics.median(limits.units[isa, kind] for limits in around) / 1e9:.0f}"
+                for isa, kind in around[0].units
+            )
             yield f"round {number}: memory read {read:.1f} GB/s; G operations/s: {units}"
 
 
@@ -38,18 +44,21 @@ def as_json(
     cases: Sequence[Case], rounds: Sequence[Round], found: Mapping[str, Figures], ratios: Sequence[Ratio]
 ) -> dict[str, Any]:
     return {
-        "limits": [entry.limits.raw for entry in rounds if entry.limits],
         "cases": {
             case.name: {
                 "active_bytes_per_token": case.active_bytes,
                 "unit": case.unit,
                 **asdict(found[case.name]),
-                "samples": [entry.samples[case.name].raw for entry in rounds if case.name in entry.samples],
+                "samples": [_sample(entry.samples[case.name]) for entry in rounds if case.name in entry.samples],
             }
             for case in cases
         },
         "ratios": [asdict(ratio) for ratio in ratios],
     }
+
+
+def _sample(sample: Sample) -> dict[str, Any]:
+    return {**sample.raw, "limits": sample.limits.raw if sample.limits else None}
 
 
 def _row(case: Case, figures: Figures, generate: int) -> tuple[str, ...]:

@@ -1,4 +1,4 @@
-"""Runs every case once per round, each in a process of its own, the machine's limits measured in every round too."""
+"""Runs every case once per round, each in a process of its own, the machine's limits measured before and after each."""
 
 from __future__ import annotations
 
@@ -8,12 +8,12 @@ import statistics
 import subprocess
 import sys
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
 from peer_cases import Case
-from peer_limits import Limits, measure_limits
+from peer_limits import Limits, between, measure_limits
 
 _HERE = Path(__file__).resolve().parent
 
@@ -28,7 +28,7 @@ class Workload:
 
 @dataclass(frozen=True)
 class Sample:
-    """What one process of a case measured."""
+    """What one process of a case measured, and what the machine could do around it."""
 
     decode: float  # tokens/s
     prefill: float  # tokens/s
@@ -36,11 +36,11 @@ class Sample:
     tokens: list[int]
     about: str
     raw: dict[str, Any]
+    limits: Limits | None = None
 
 
 @dataclass
 class Round:
-    limits: Limits | None
     samples: dict[str, Sample]  # by case
 
 
@@ -54,24 +54,30 @@ class Rounds:
 
     def run(self, number: int, say: Callable[[str], None]) -> Round:
         """Starts with another case each time, so that none is always the first or after the same one."""
-        limits = measure_limits(self._binary, self._work.threads) if self._binary else None
-        if limits:
-            say(f"memory read {limits.read_bytes_per_second / 1e9:.1f} GB/s")
+        before = self._limits()
         first = number % len(self.cases) if self.cases else 0
         samples: dict[str, Sample] = {}
         for case in self.cases[first:] + self.cases[:first]:
             try:
-                sample = samples[case.name] = self._sample(case, number)
+                sample = self._sample(case, number)
             except RuntimeError as error:
                 self.failed[case.name] = str(error)
                 self.cases.remove(case)
                 say(f"{case.name}: FAILED, left out from here on: {error}")
                 continue
+            after = self._limits()
+            around = between(before, after) if before and after else None
+            samples[case.name] = replace(sample, limits=around)
+            before = after
             say(
                 f"{case.name}: decode {sample.decode:.1f} tok/s, prefill {sample.prefill:.1f} tok/s,"
                 f" {sample.peak_rss / 1e9:.1f} GB"
+                + (f" (memory read {around.read_bytes_per_second / 1e9:.1f} GB/s)" if around else "")
             )
-        return Round(limits, samples)
+        return Round(samples)
+
+    def _limits(self) -> Limits | None:
+        return measure_limits(self._binary, self._work.threads) if self._binary else None
 
     def _sample(self, case: Case, seed: int) -> Sample:
         work = self._work

@@ -1,7 +1,7 @@
 """moestro beside llama.cpp and transformers: the same random Qwen3-MoE weights, all in memory, in alternation.
 
-Every round runs every case in a process of its own and measures the machine's limits; peers that are not installed are
-named with what would install them. Everything it makes is kept in --work (about 30 GB for the shape "8gb").
+Every round runs every case in a process of its own, the machine's limits measured around each; peers that are not
+installed are named with what would install them. Everything it makes is kept in --work (about 30 GB for "8gb").
 
     python bench/e2e/peers.py --shape tiny --rounds 1 --prompt 64 --generate 16     # a minute, to see that it works
     python bench/e2e/peers.py --json bench/results/peers.json --plot bench/results/peers.png

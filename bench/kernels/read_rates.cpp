@@ -6,7 +6,7 @@
 #include <cstdint>
 
 #include "base/memory.h"
-#include "best_seconds.h"
+#include "seconds.h"
 
 namespace moestro::bench {
 
@@ -48,7 +48,7 @@ __attribute__((target("avx2"))) std::uint64_t read_chunk(const std::byte* from) 
 
 double bytes_per_second(ThreadPool& pool, const PageBuffer& memory, Read read) {
     volatile std::uint64_t kept = 0;
-    const double seconds = best_seconds([&] {
+    const double seconds = median_seconds([&] {
         pool.parallel_for(kChunks, [&](std::int64_t chunk, int) {
             kept = read(memory.data() + static_cast<std::size_t>(chunk) * kChunkBytes);
         });

@@ -5,7 +5,7 @@
 
 #include <cstdint>
 
-#include "best_seconds.h"
+#include "seconds.h"
 
 namespace moestro::bench {
 

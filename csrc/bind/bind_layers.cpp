@@ -21,9 +21,9 @@ using layers::Workspace;
 // What a layer borrows, kept as long as it.
 class Constants {
   public:
-    kernels::Matrix matrix(const MatrixRef& ref) {
+    const kernels::Matrix* matrix(const MatrixRef& ref) {
         matrices_.push_back(ref.matrix);
-        return *ref.matrix;
+        return ref.matrix.get();
     }
     layers::Norm norm(const py::object& weight, const char* argument, std::int64_t size, float eps) {
         norms_.push_back(input<float>(weight, argument, Shape::exactly({size})));
@@ -93,9 +93,8 @@ MlpRef make_mlp(std::shared_ptr<kernels::Compute> compute, int layer, const py::
     require_matrix(*down.matrix, "down", hidden, width);
     MlpRef made{std::move(compute)};
     Constants& constants = made.constants;
-    made.mlp = {layer,
-                constants.norm(norm, "norm", hidden, eps),
-                {constants.matrix(gate), constants.matrix(up), constants.matrix(down)}};
+    made.mlp = {layer, constants.norm(norm, "norm", hidden, eps), constants.matrix(gate), constants.matrix(up),
+                constants.matrix(down)};
     return made;
 }
 

@@ -58,26 +58,71 @@ MatrixRef load_matrix(const RuntimeRef& self, const std::string& name, int file,
     return {runtime->load_matrix(name, slice, parsed, values(view))};
 }
 
+std::vector<MatrixRef> references(std::vector<engine::MatrixHandle> handles) {
+    std::vector<MatrixRef> matrices;
+    for (engine::MatrixHandle& handle : handles) matrices.push_back({std::move(handle)});
+    return matrices;
+}
+
+// What a record is made of, as the runtime takes it.
+struct RecordParts {
+    RecordParts(const std::vector<PartTuple>& parts, const std::vector<std::optional<py::object>>& given) {
+        require(given.empty() || given.size() == parts.size(), ErrorKind::usage, "argument biases: expected ",
+                parts.size(), " entries, as many as parts; got ", given.size());
+        for (const PartTuple& tuple : parts) specs.push_back(part(tuple));
+        for (std::size_t i = 0; i < given.size(); ++i) views_.push_back(bias_view(given[i], specs[i].spec.rows));
+        for (const auto& view : views_) biases.push_back(values(view));
+    }
+
+    std::vector<engine::Part> specs;
+    std::vector<std::span<const float>> biases;
+
+  private:
+    std::vector<std::optional<View<const float>>> views_;
+};
+
 std::vector<MatrixRef> load_record(const RuntimeRef& self, const std::string& name, int file, std::uint64_t offset,
                                    std::size_t nbytes, std::uint64_t checksum, const std::vector<PartTuple>& parts,
                                    const std::vector<std::optional<py::object>>& biases) {
     const auto runtime = self.slot->open();
-    require(biases.empty() || biases.size() == parts.size(), ErrorKind::usage, "argument biases: expected ",
-            parts.size(), " entries, as many as parts; got ", biases.size());
-    std::vector<engine::Part> specs;
+    const RecordParts given(parts, biases);
+    py::gil_scoped_release released;
+    return references(runtime->load_record(name, {file, offset, nbytes, checksum}, given.specs, given.biases));
+}
+
+std::vector<MatrixRef> stream_record(const RuntimeRef& self, const std::string& name, int file, std::uint64_t offset,
+                                     std::size_t nbytes, std::uint64_t checksum, const std::vector<PartTuple>& parts,
+                                     const std::vector<std::optional<py::object>>& biases) {
+    const auto runtime = self.slot->open();
+    const RecordParts given(parts, biases);
+    py::gil_scoped_release released;
+    return references(runtime->stream_record(name, {file, offset, nbytes, checksum}, given.specs, given.biases));
+}
+
+// file, offset, dtype, rows, cols, format, bias
+using StreamedTuple =
+    std::tuple<int, std::uint64_t, std::string, std::int64_t, std::int64_t, std::string, std::optional<py::object>>;
+
+std::vector<MatrixRef> stream_matrices(const RuntimeRef& self, const std::string& name,
+                                       const std::vector<StreamedTuple>& tuples) {
+    const auto runtime = self.slot->open();
     std::vector<std::optional<View<const float>>> views;
-    std::vector<std::span<const float>> spans;
-    for (const PartTuple& tuple : parts) specs.push_back(part(tuple));
-    for (std::size_t i = 0; i < biases.size(); ++i) views.push_back(bias_view(biases[i], specs[i].spec.rows));
-    for (const auto& view : views) spans.push_back(values(view));
-    std::vector<engine::MatrixHandle> handles;
-    {
-        py::gil_scoped_release released;
-        handles = runtime->load_record(name, {file, offset, nbytes, checksum}, specs, spans);
+    std::vector<engine::Runtime::StreamedMatrix> matrices;
+    for (const auto& [file, offset, dtype, rows, cols, format, bias] : tuples) {
+        views.push_back(bias_view(bias, rows));
+        matrices.push_back(
+            {{file, offset, quant::parse_source_type(dtype), size32(rows, "matrices"), size32(cols, "matrices")},
+             quant::parse_format(format),
+             values(views.back())});
     }
-    std::vector<MatrixRef> matrices;
-    for (engine::MatrixHandle& handle : handles) matrices.push_back({std::move(handle)});
-    return matrices;
+    py::gil_scoped_release released;
+    return references(runtime->stream_matrices(name, matrices));
+}
+
+void set_stream(const RuntimeRef& self, int window, int batch, std::size_t keep_bytes) {
+    const auto runtime = self.slot->open();
+    py::gil_scoped_release released;
+    runtime->set_stream({window, batch, keep_bytes});
 }
 
 void add_packed(RuntimeRef& self, int number, const std::vector<PartTuple>& parts, std::size_t record_bytes,
@@ -154,6 +199,10 @@ void bind_loading(RuntimeClass& runtime) {
              "bias"_a = py::none())
         .def("load_record", &load_record, "name"_a, "file"_a, "offset"_a, "nbytes"_a, "checksum"_a, "parts"_a,
              "biases"_a)
+        .def("stream_record", &stream_record, "name"_a, "file"_a, "offset"_a, "nbytes"_a, "checksum"_a, "parts"_a,
+             "biases"_a)
+        .def("stream_matrices", &stream_matrices, "name"_a, "matrices"_a)
+        .def("set_stream", &set_stream, py::kw_only(), "window"_a, "batch"_a, "keep_bytes"_a)
         .def("add_expert_layer_packed", &add_packed, "layer"_a, "parts"_a, "record_bytes"_a, "files"_a, "offsets"_a,
              "checksums"_a)
         .def("add_expert_layer_inplace", &add_inplace, "layer"_a, "format"_a, "gate_up_down"_a, "files"_a, "offsets"_a)

@@ -6,6 +6,7 @@
 
 #include "bind/runtime_ref.h"
 #include "policy/eviction.h"
+#include "residency/layer_stream.h"
 
 namespace moestro::bind {
 namespace {
@@ -49,11 +50,24 @@ std::optional<View<const std::uint8_t>> flags_view(const std::optional<py::objec
     return input<std::uint8_t>(*object, argument, Shape::exactly({kAny}));
 }
 
-void begin_step(const RuntimeRef& self, int rows, const std::optional<py::object>& tentative) {
+void begin_step(const RuntimeRef& self, int rows, const std::optional<py::object>& tentative,
+                std::optional<int> units) {
     const auto runtime = self.slot->open();
     const auto view = flags_view(tentative, "tentative");
     py::gil_scoped_release released;
-    runtime->begin_step(rows, flags(view));
+    runtime->begin_step(rows, flags(view), units);
+}
+
+void hold_unit(const RuntimeRef& self, int unit) {
+    const auto runtime = self.slot->open();
+    py::gil_scoped_release released;
+    runtime->hold_unit(unit);
+}
+
+void release_unit(const RuntimeRef& self, int unit) {
+    const auto runtime = self.slot->open();
+    py::gil_scoped_release released;
+    runtime->release_unit(unit);
 }
 
 TicketRef submit_experts(const RuntimeRef& self, int layer, const py::object& x, const py::object& ids,
@@ -97,6 +111,8 @@ py::dict counters(const RuntimeRef& self) {
                     "evictions"_a = now.evictions, "expert_bytes_read"_a = now.expert_bytes_read,
                     "trunk_bytes_read"_a = now.trunk_bytes_read, "reads"_a = now.reads, "compute_ns"_a = now.compute_ns,
                     "stall_ns"_a = now.stall_ns, "arrival_ns"_a = now.arrival_ns, "read_busy_ns"_a = now.read_busy_ns,
+                    "stream_bytes_read"_a = now.stream_bytes_read, "stream_stall_ns"_a = now.stream_stall_ns,
+                    "stream_arrival_ns"_a = now.stream_arrival_ns, "stream_read_busy_ns"_a = now.stream_read_busy_ns,
                     "steps"_a = now.steps, "rows"_a = now.rows);
 }
 
@@ -104,7 +120,8 @@ py::dict residency(const RuntimeRef& self) {
     const engine::Residency now = self.slot->open()->residency();
     return py::dict("slots"_a = now.slots, "resident"_a = now.resident, "slot_bytes"_a = now.slot_bytes,
                     "expert_bytes_resident"_a = now.expert_bytes_resident,
-                    "expert_bytes_total"_a = now.expert_bytes_total);
+                    "expert_bytes_total"_a = now.expert_bytes_total, "units"_a = now.units,
+                    "units_kept"_a = now.units_kept);
 }
 
 py::dict info(const RuntimeRef& self) {
@@ -144,7 +161,9 @@ void bind_class(py::module_& module) {
              "expert_slots"_a = py::none(), "faults"_a = "")
         .def_property_readonly("compute", [](const RuntimeRef& self) { return self.slot->open()->compute(); })
         .def_property_readonly("ledger", [](const RuntimeRef& self) { return self.slot->open()->ledger(); })
-        .def("begin_step", &begin_step, "rows"_a, "tentative"_a = py::none())
+        .def("begin_step", &begin_step, "rows"_a, "tentative"_a = py::none(), "units"_a = py::none())
+        .def("hold_unit", &hold_unit, "unit"_a)
+        .def("release_unit", &release_unit, "unit"_a)
         .def("submit_experts", &submit_experts, "layer"_a, "x"_a, "ids"_a, "weights"_a)
         .def("wait", &wait, "ticket"_a, "out"_a)
         .def("end_step", &end_step, "accepted"_a = py::none())
@@ -163,6 +182,7 @@ void bind_class(py::module_& module) {
 }  // namespace
 
 void bind_runtime(py::module_& module) {
+    module.def("kept_units", &residency::LayerStream::keep, "unit_bytes"_a, "keep_bytes"_a);
     bind_memory(module);
     py::class_<TicketRef>(module, "Ticket", "One submit_experts; dropping it without wait() abandons the work.");
     bind_class(module);

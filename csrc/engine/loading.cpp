@@ -55,6 +55,39 @@ std::vector<MatrixHandle> Runtime::load_record(const std::string& name, const Re
     return state_->trunk.load_record(name, store::file_at(state_->files, extent.file), extent, parts, biases);
 }
 
+std::vector<MatrixHandle> Runtime::stream_record(const std::string& name, const RecordExtent& extent,
+                                                 std::span<const Part> parts,
+                                                 std::span<const std::span<const float>> biases) {
+    const Entry entry(*state_);
+    return state_->units_to_add().add(name, store::file_at(state_->files, extent.file), extent, parts, biases);
+}
+
+std::vector<MatrixHandle> Runtime::stream_matrices(const std::string& name, std::span<const StreamedMatrix> matrices) {
+    const Entry entry(*state_);
+    std::vector<store::TrunkUnits::Piece> pieces;
+    for (const auto& [slice, format, bias] : matrices)
+        pieces.push_back({store::file_at(state_->files, slice.file), slice, format, bias});
+    return state_->units_to_add().add(name, pieces);
+}
+
+void Runtime::set_stream(const StreamOptions& options) {
+    const Entry entry(*state_);
+    State& state = *state_;
+    require(state.units && !state.stream, ErrorKind::usage,
+            "set_stream is called once, after units were given with stream_record or stream_matrices");
+    residency::StreamReading reading;
+    const bool packed = state.units->packed();
+    if (!packed) reading.staging = std::make_unique<memory::Staging>(state.ledger, staging_bytes());
+    // One thread: the stream's own, which works beside those that compute.
+    reading.pool = std::make_unique<ThreadPool>(1);
+    reading.reader = state.make_reader(packed ? std::span<std::byte>() : reading.staging->memory());
+    reading.source =
+        packed ? make_packed_source(state.units, *reading.reader, *reading.pool, state.options.verify, *state.clock)
+               : make_checkpoint_source(state.units, *reading.reader, *reading.staging, *reading.pool, *state.clock);
+    state.stream =
+        std::make_unique<residency::LayerStream>(state.units, state.ledger, options, std::move(reading), *state.clock);
+}
+
 void Runtime::set_experts(std::vector<ExpertLayer> layers) {
     const Entry entry(*state_);
     State& state = *state_;

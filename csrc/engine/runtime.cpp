@@ -36,10 +36,21 @@ const std::shared_ptr<memory::Ledger>& Runtime::ledger() const {
 
 // ---- one step -------------------------------------------------------------------------------------------------------
 
-void Runtime::begin_step(int rows, std::span<const std::uint8_t> tentative) {
+void Runtime::begin_step(int rows, std::span<const std::uint8_t> tentative, std::optional<int> units) {
     const Entry entry(*state_);
     state_->log.begin(rows, tentative);
-    state_->grow_cache();
+    state_->grow();
+    if (state_->stream) state_->stream->begin(units.value_or(state_->stream->units()));
+}
+
+void Runtime::hold_unit(int unit) {
+    const Entry entry(*state_);
+    state_->streamed().hold(unit);
+}
+
+void Runtime::release_unit(int unit) {
+    const Entry entry(*state_);
+    state_->streamed().release(unit);
 }
 
 Ticket Runtime::submit_experts(int layer, const float* x, int rows, const std::int32_t* ids, const float* weights,
@@ -81,6 +92,7 @@ void Runtime::end_step(std::span<const std::uint8_t> accepted) {
 void Runtime::abort_step() {
     const Entry entry(*state_);
     if (state_->runner) state_->runner->abandon_all();
+    if (state_->stream) state_->stream->release_all();
     state_->log.end();
 }
 
@@ -128,6 +140,7 @@ void Runtime::check_integrity() const {
     state_->ledger->check_integrity();
     if (state_->runner) state_->runner->sweep();
     if (state_->cache) state_->cache->check_integrity();
+    if (state_->stream) state_->stream->check_integrity();
     const bool loading = state_->cache && state_->cache->loading() > 0;
     MOESTRO_CHECK(loading || state_->staging.idle());
     MOESTRO_CHECK(loading || state_->reader->in_flight() == 0);

@@ -20,6 +20,7 @@
 #include "memory/kv_pool.h"
 #include "memory/ledger.h"
 #include "quant/format.h"
+#include "residency/layer_stream.h"
 #include "store/catalog.h"
 #include "store/record_source.h"
 #include "store/trunk_loader.h"
@@ -31,6 +32,7 @@ class Submission;
 namespace moestro::engine {
 
 // The words of a model's files.
+using residency::StreamOptions;
 using store::ExpertLayer;
 using store::MatrixHandle;
 using store::Part;
@@ -65,6 +67,10 @@ struct Counters {                                                   // since con
     std::int64_t stall_ns = 0;      // waiting for reads with nothing to compute
     std::int64_t arrival_ns = 0;    // verifying checksums and interleaving arrivals
     std::int64_t read_busy_ns = 0;  // time with at least one expert read in flight
+    std::uint64_t stream_bytes_read = 0;
+    std::int64_t stream_stall_ns = 0;      // waiting for streamed units
+    std::int64_t stream_arrival_ns = 0;    // verifying and interleaving them, beside the computation
+    std::int64_t stream_read_busy_ns = 0;  // time with at least one of their reads in flight
     std::uint64_t steps = 0, rows = 0;
 };
 
@@ -73,6 +79,7 @@ struct Residency {
     int resident = 0;            // records
     std::size_t slot_bytes = 0;  // of the largest record
     std::size_t expert_bytes_resident = 0, expert_bytes_total = 0;
+    int units = 0, units_kept = 0;  // of the layer stream; those that stay
 };
 
 // One submit_experts; dropping it without wait() abandons the work safely, on any thread, also after its runtime.
@@ -115,6 +122,19 @@ class Runtime {
     // Reads a packed record whole and verifies its checksum; `parts` become matrices that share its memory.
     std::vector<MatrixHandle> load_record(const std::string& name, const RecordExtent& extent,
                                           std::span<const Part> parts, std::span<const std::span<const float>> biases);
+    // The same two for weights that may not stay: nothing is read yet, and the matrices point nowhere but between
+    // hold_unit and release_unit. Units are numbered from 0 in the order of these calls, the order of their use.
+    std::vector<MatrixHandle> stream_record(const std::string& name, const RecordExtent& extent,
+                                            std::span<const Part> parts,
+                                            std::span<const std::span<const float>> biases);
+    struct StreamedMatrix {
+        TensorSlice slice;
+        quant::Format format = quant::Format::bf16;
+        std::span<const float> bias;  // [rows] or empty, copied
+    };
+    std::vector<MatrixHandle> stream_matrices(const std::string& name, std::span<const StreamedMatrix> matrices);
+    // Begins to read the units. Called once, after the last of them, before set_experts.
+    void set_stream(const StreamOptions& options);
     // Builds the expert cache from all memory the ledger has left, as far as it is of use: what else is needed (trunk,
     // scratch) is taken before. Throws Error(budget) with the missing number when fewer than two slots fit. Called
     // once; a dense model never calls it.
@@ -124,8 +144,12 @@ class Runtime {
     memory::KvPool& set_kv(const kernels::KvLayout& layout, int layers);
 
     // ---- one step ---------------------------------------------------------------------------------------------------
-    // rows of this step; tentative[r] marks speculative rows (empty = none).
-    void begin_step(int rows, std::span<const std::uint8_t> tentative);
+    // rows of this step; tentative[r] marks speculative rows (empty = none). units: how many streamed units it will
+    // use, from the first (none given: all).
+    void begin_step(int rows, std::span<const std::uint8_t> tentative, std::optional<int> units = std::nullopt);
+    // Waits until the unit is in memory; its matrices point there until it is released. One at a time, in order.
+    void hold_unit(int unit);
+    void release_unit(int unit);
     // x [rows, hidden] must stay valid until wait(); ids and weights [rows, top_k] are copied. Pins hits, starts reads
     // of misses (as many as slots and depth allow), returns without computing. Several submits of one layer take the
     // step's rows in turn.

@@ -13,26 +13,26 @@ namespace {
 // Eight chunks in flight. As much as most systems let a process lock, so that it can be registered with the kernel.
 constexpr std::size_t kStagingBytes = std::size_t{8} << 20;
 
-std::unique_ptr<io::Reader> make_reader(const RuntimeOptions& options, const World& world,
-                                        std::span<std::byte> registered) {
+}  // namespace
+
+std::unique_ptr<io::Reader> Runtime::State::make_reader(std::span<std::byte> registered) const {
     auto reader = world.make_reader({.engine = options.engine, .depth = options.io_depth, .registered = {registered}});
     if (options.faults.empty()) return reader;
     return std::make_unique<io::FaultyReader>(std::move(reader), io::FaultPlan::parse(options.faults));
 }
 
-}  // namespace
-
 std::size_t Runtime::staging_bytes() {
     return kStagingBytes;
 }
 
-Runtime::State::State(const RuntimeOptions& given, const World& world)
+Runtime::State::State(const RuntimeOptions& given, const World& given_world)
     : options(given),
-      clock(world.clock),
+      world(given_world),
+      clock(given_world.clock),
       compute(std::make_shared<kernels::Compute>(given.threads, kernels::choose_isa(given.isa, given.math))),
       ledger(std::make_shared<memory::Ledger>(given.host_memory)),
       staging(ledger, kStagingBytes),
-      reader(make_reader(given, world, staging.memory())),
+      reader(make_reader(staging.memory())),
       trunk(ledger, *reader, staging, compute->pool(), given.verify, *clock) {
     policy::make_eviction(given.policy);  // an unknown name is refused here, not after minutes of loading
     require(!given.expert_slots || *given.expert_slots >= 2, ErrorKind::usage, "expert_slots must be at least 2; got ",
@@ -44,11 +44,27 @@ exec::LayerRunner& Runtime::State::experts() const {
     return *runner;
 }
 
+store::TrunkUnits& Runtime::State::units_to_add() {
+    require(!stream, ErrorKind::usage, "the stream runs already: give it all units before set_stream");
+    if (!units) units = std::make_shared<store::TrunkUnits>(ledger);
+    return *units;
+}
+
+residency::LayerStream& Runtime::State::streamed() const {
+    require(stream != nullptr, ErrorKind::usage, "this runtime streams no units: call set_stream first");
+    return *stream;
+}
+
+// First experts, which are cached for speed alone, then units of the trunk, which are read again in every step.
 bool Runtime::State::lend(std::size_t bytes) {
-    if (!cache) return false;
+    if (!cache && !stream) return false;
     const Entry entry(*this);
-    runner->sweep();
-    return bytes <= cache->limit() && cache->set_limit(cache->limit() - bytes);
+    if (runner) runner->sweep();
+    const std::size_t from_cache = cache ? std::min(bytes, cache->limit() - cache->minimum()) : 0;
+    if (from_cache == bytes) return cache->set_limit(cache->limit() - bytes);
+    if (!stream || bytes - from_cache > stream->can_lend()) return false;
+    if (from_cache > 0 && !cache->set_limit(cache->limit() - from_cache)) return false;
+    return stream->lend(bytes - from_cache);
 }
 
 void Runtime::State::returned() {
@@ -58,15 +74,16 @@ void Runtime::State::returned() {
         State& state;
         ~Leave() { state.entered.store(false, std::memory_order_release); }
     } leave{*this};
-    grow_cache();
+    grow();
     publish();
 }
 
 std::size_t Runtime::State::can_lend() const {
-    return cache ? cache->limit() - cache->minimum() : 0;
+    return (cache ? cache->limit() - cache->minimum() : 0) + (stream ? stream->can_lend() : 0);
 }
 
-void Runtime::State::grow_cache() {
+void Runtime::State::grow() {
+    if (stream) stream->grow();
     if (!cache) return;
     const std::size_t wanted = std::min(cache->useful(), cache->limit() + ledger->free());
     // Refused only when somebody else took the bytes meanwhile: the next release asks again.
@@ -99,8 +116,21 @@ void Runtime::State::publish() {
         now.stall_ns = run.stall_ns;
         now.arrival_ns = source.arrival_ns;
         now.read_busy_ns = cached.read_busy_ns;
-        where = {cache->slots(), cache->resident(), cache->largest_slot(), cache->resident_bytes(),
-                 static_cast<std::size_t>(catalog->record_bytes())};
+        where = {.slots = cache->slots(),
+                 .resident = cache->resident(),
+                 .slot_bytes = cache->largest_slot(),
+                 .expert_bytes_resident = cache->resident_bytes(),
+                 .expert_bytes_total = static_cast<std::size_t>(catalog->record_bytes())};
+    }
+    if (stream) {
+        const residency::StreamCounters streamed = stream->counters();
+        now.stream_bytes_read = streamed.bytes;
+        now.stream_stall_ns = streamed.stall_ns;
+        now.stream_arrival_ns = streamed.arrival_ns;
+        now.stream_read_busy_ns = streamed.read_busy_ns;
+        now.reads += streamed.reads;
+        where.units = stream->units();
+        where.units_kept = stream->kept();
     }
     std::lock_guard lock(looking);
     published.counters = now;

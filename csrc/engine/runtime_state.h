@@ -12,6 +12,7 @@
 #include "exec/layer_runner.h"
 #include "memory/staging.h"
 #include "residency/expert_cache.h"
+#include "residency/layer_stream.h"
 
 namespace moestro::engine {
 
@@ -23,15 +24,20 @@ struct Runtime::State final : memory::Lender {
     bool lend(std::size_t bytes) override;
     void returned() override;
     std::size_t can_lend() const override;
-    void grow_cache();
+    void grow();
 
     // Waits for loads nobody waits for: the reader is then free for others.
     void settle();
     void publish();
-    exec::LayerRunner& experts() const;  // throws Error(usage) before set_experts
+    exec::LayerRunner& experts() const;        // throws Error(usage) before set_experts
+    store::TrunkUnits& units_to_add();         // throws Error(usage) after set_stream
+    residency::LayerStream& streamed() const;  // throws Error(usage) before set_stream
+
+    std::unique_ptr<io::Reader> make_reader(std::span<std::byte> registered) const;
 
     // Constant after construction:
     const RuntimeOptions options;
+    const World world;
     const std::shared_ptr<const Clock> clock;
     const std::shared_ptr<kernels::Compute> compute;
     const std::shared_ptr<memory::Ledger> ledger;
@@ -42,6 +48,8 @@ struct Runtime::State final : memory::Lender {
     std::shared_ptr<const store::Catalog> catalog;
     std::unique_ptr<residency::ExpertCache> cache;
     std::unique_ptr<exec::LayerRunner> runner;
+    std::shared_ptr<store::TrunkUnits> units;  // none while nothing is streamed
+    std::unique_ptr<residency::LayerStream> stream;
     std::unique_ptr<memory::KvPool> kv;
     StepLog log;
     std::uint64_t steps = 0, rows = 0;

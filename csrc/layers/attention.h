@@ -7,16 +7,18 @@
 
 namespace moestro::layers {
 
-// One layer's constants, borrowed. A part that only some models have is a member that may be empty, and a line in
-// run(): the order of operations is written once.
+// One layer's constants, borrowed; matrices may be in memory only while run() needs them (residency/layer_stream.h). A
+// part that only some models have is a member that may be empty, and a line in run(): the order of operations is
+// written once.
 struct Attention {
     int layer = 0;  // of the KV pool
     Norm input_norm;
-    kernels::Matrix q, k, v;  // [heads * head_dim, hidden], [kv_heads * head_dim, hidden] twice
-    Norm q_norm, k_norm;      // of every head, before the rotation; may be empty
+    const kernels::Matrix *q = nullptr, *k = nullptr,
+                          *v = nullptr;  // [heads * head_dim, hidden], [kv_heads * head_dim, hidden] twice
+    Norm q_norm, k_norm;                 // of every head, before the rotation; may be empty
     float scale = 0;
-    std::int64_t window = 0;  // keys seen, 0 = all
-    kernels::Matrix o;        // [hidden, heads * head_dim]
+    std::int64_t window = 0;             // keys seen, 0 = all
+    const kernels::Matrix* o = nullptr;  // [hidden, heads * head_dim]
 
     // work.x += attention(norm(work.x)) over the step's places; keys and values of its rows are stored on the way.
     // Throws Error(usage) for blocks that do not exist and a workspace of another shape, Error(numeric).

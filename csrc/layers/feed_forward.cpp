@@ -25,12 +25,13 @@ void add_branch(kernels::Compute& compute, Workspace& work) {
 void Mlp::run(kernels::Compute& compute, Workspace& work) const {
     const Workspace::Use use(work);
     const WorkArrays& at = work.arrays();
-    const int rows = work.rows(), hidden = weights.gate.spec.cols;
+    const int rows = work.rows(), hidden = gate->spec.cols;
     require_hidden(work, hidden, layer);
+    for (const kernels::Matrix* weight : {gate, up, down}) require_held(*weight);
     norm.run(compute, at.x, rows, hidden, at.normed);
-    const bool integer = quant::is_integer(weights.gate.spec.format) || quant::is_integer(weights.up.spec.format);
+    const bool integer = quant::is_integer(gate->spec.format) || quant::is_integer(up->spec.format);
     work.scratch.activations.prepare(compute, at.normed, rows, hidden, integer);
-    const kernels::ExpertJob job{weights, {at.every_row, static_cast<std::size_t>(rows)}, at.branch};
+    const kernels::ExpertJob job{{*gate, *up, *down}, {at.every_row, static_cast<std::size_t>(rows)}, at.branch};
     kernels::experts(compute, work.scratch.activations, {&job, 1}, work.scratch.mlp);
     add_branch(compute, work);
 }
@@ -39,14 +40,14 @@ void Moe::submit(engine::Runtime& runtime, Workspace& work) const {
     const Workspace::Use use(work);
     kernels::Compute& compute = *runtime.compute();
     const WorkArrays& at = work.arrays();
-    const int rows = work.rows(), experts = router.spec.rows;
-    require_hidden(work, router.spec.cols, layer);
+    const int rows = work.rows(), experts = router->spec.rows;
+    require_hidden(work, router->spec.cols, layer);
     require_hidden(work, runtime.hidden(layer), layer);
     require(experts <= work.shape().experts && top_k <= work.shape().top_k, ErrorKind::usage, "this workspace is for ",
             work.shape().experts, " experts and top_k ", work.shape().top_k, ", not ", experts, " and ", top_k,
             " as layer ", layer, " has");
     norm.run(compute, at.x, rows, work.shape().hidden, at.normed);
-    linear(compute, work, at.normed, rows, std::array{dense(router, at.logits)});
+    linear(compute, work, at.normed, rows, std::array{dense(*router, at.logits)});
     kernels::route_softmax_topk(compute, at.logits, rows, experts, top_k, normalise, at.ids, at.weights,
                                 work.scratch.router);
     work.routed = top_k;

@@ -12,7 +12,8 @@ namespace moestro::layers {
 struct Mlp {
     int layer = 0;
     Norm norm;
-    kernels::Mlp weights;
+    const kernels::Matrix *gate = nullptr, *up = nullptr;  // [intermediate, hidden]
+    const kernels::Matrix* down = nullptr;                 // [hidden, intermediate]
 
     // work.x += mlp(norm(work.x)).
     void run(kernels::Compute& compute, Workspace& work) const;
@@ -21,7 +22,7 @@ struct Mlp {
 struct Moe {
     int layer = 0;  // of the runtime
     Norm norm;
-    kernels::Matrix router;  // [experts, hidden], f32
+    const kernels::Matrix* router = nullptr;  // [experts, hidden], f32
     int top_k = 0;
     bool normalise = false;
 

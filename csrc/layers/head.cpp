@@ -9,7 +9,7 @@ namespace moestro::layers {
 
 int Head::vocab() const {
     int rows = 0;
-    for (const kernels::Matrix& slice : slices) rows += slice.spec.rows;
+    for (const kernels::Matrix* slice : slices) rows += slice->spec.rows;
     return rows;
 }
 
@@ -18,8 +18,8 @@ void Head::run(kernels::Compute& compute, Workspace& work, std::span<const std::
     const int hidden = work.shape().hidden, rows = static_cast<int>(chosen.size()), width = vocab();
     require(chosen.size() <= static_cast<std::size_t>(work.max_rows()), ErrorKind::usage, "logits of at most ",
             work.max_rows(), " rows can be asked for; got ", chosen.size());
-    require(slices[0].spec.cols == hidden, ErrorKind::usage, "this workspace is for hidden ", hidden, ", not ",
-            slices[0].spec.cols, " as the head has");
+    require(slices[0]->spec.cols == hidden, ErrorKind::usage, "this workspace is for hidden ", hidden, ", not ",
+            slices[0]->spec.cols, " as the head has");
     if (rows == 0) return;
     float* normed = work.arrays().normed;
     for (std::size_t i = 0; i < chosen.size(); ++i) {
@@ -30,9 +30,9 @@ void Head::run(kernels::Compute& compute, Workspace& work, std::span<const std::
     norm.run(compute, normed, rows, hidden, normed);
     std::vector<kernels::LinearJob>& jobs = work.scratch.head;
     jobs.clear();
-    for (const kernels::Matrix& slice : slices) {
-        jobs.push_back({slice, logits, width});
-        logits += slice.spec.rows;
+    for (const kernels::Matrix* slice : slices) {
+        jobs.push_back({*slice, logits, width});
+        logits += slice->spec.rows;
     }
     linear(compute, work, normed, rows, jobs);
 }

@@ -13,7 +13,7 @@ namespace moestro::layers {
 // the whole.
 struct Head {
     Norm norm;
-    std::vector<kernels::Matrix> slices;  // consecutive rows
+    std::vector<const kernels::Matrix*> slices;  // consecutive rows
 
     int vocab() const;
     // logits [chosen.size(), vocab] of norm(work.x) in the chosen rows, in their order. Throws Error(usage) for a row

@@ -105,7 +105,7 @@ bool ExpertCache::start_load(ExpertId id, bool urgent) {
     move(entry, State::loading);
     ++counters_.loads;
     eviction_->on_insert(id);
-    source_->start(id, entry.slot.data, urgent);
+    source_->start(catalog_->number(id), entry.slot.data, urgent);
     return true;
 }
 
@@ -140,13 +140,13 @@ void ExpertCache::wait() {
 void ExpertCache::take_in() {
     if (arrivals_.empty()) return;
     for (store::Arrival& arrival : arrivals_) {
-        Entry& entry = entries_[number(arrival.id)];
+        Entry& entry = entries_[static_cast<std::size_t>(arrival.number)];
         if (!arrival.error) {
             move(entry, State::host);
             continue;
         }
         if (entry.pins > 0) entry.error = std::move(arrival.error);
-        release_slot(arrival.id, entry, entry.pins > 0 ? State::failed : State::absent);
+        release_slot(catalog_->id(arrival.number), entry, entry.pins > 0 ? State::failed : State::absent);
     }
     arrivals_.clear();
     if (loading_ == 0) counters_.read_busy_ns += clock_.now() - busy_since_;

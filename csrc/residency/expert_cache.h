@@ -15,6 +15,7 @@
 #include "memory/slot_pool.h"
 #include "policy/eviction.h"
 #include "residency/state.h"
+#include "store/catalog.h"
 #include "store/record_source.h"
 
 namespace moestro::residency {

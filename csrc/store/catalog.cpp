@@ -68,23 +68,6 @@ void check_layer(const ExpertLayer& layer, const Files& files) {
 
 }  // namespace
 
-bool fits_record(const Part& part, std::size_t record_bytes) {
-    const std::size_t bytes = part.spec.bytes();
-    return part.offset % quant::kPartAlign == 0 && bytes <= record_bytes && part.offset <= record_bytes - bytes;
-}
-
-void require_inside(const io::File& file, std::uint64_t offset, std::uint64_t bytes, const std::string& what) {
-    require(offset <= file.size() && bytes <= file.size() - offset, ErrorKind::checkpoint, what, ": ", bytes,
-            " bytes at offset ", offset, " of ", file.path(), " were expected, but the file ends at ", file.size(),
-            ": it is cut off, fetch it again");
-}
-
-const std::shared_ptr<const io::File>& file_at(const Files& files, int file) {
-    require(file >= 0 && static_cast<std::size_t>(file) < files.size(), ErrorKind::usage, "there is no file number ",
-            file, ": ", files.size(), " are open");
-    return files[static_cast<std::size_t>(file)];
-}
-
 Catalog::Catalog(std::vector<ExpertLayer> layers, Files files) : layers_(std::move(layers)), files_(std::move(files)) {
     require(!layers_.empty(), ErrorKind::usage, "a model without expert layers needs no catalog");
     std::sort(layers_.begin(), layers_.end(),
@@ -107,6 +90,33 @@ std::size_t Catalog::position(int layer) const {
                        position_[static_cast<std::size_t>(layer)] >= 0;
     require(known, ErrorKind::usage, "layer ", layer, " has no experts");
     return static_cast<std::size_t>(position_[static_cast<std::size_t>(layer)]);
+}
+
+ExpertId Catalog::id(int number) const {
+    const auto after = std::upper_bound(first_.begin(), first_.end(), number);
+    const auto position = static_cast<std::size_t>(after - first_.begin()) - 1;
+    return {layers_[position].layer, number - first_[position]};
+}
+
+std::string Catalog::name(int number) const {
+    const ExpertId one = id(number);
+    return text("layer ", one.layer, ", expert ", one.expert);
+}
+
+const RecordExtent& Catalog::extent(int number) const {
+    const ExpertId one = id(number);
+    return layer(one.layer).records[static_cast<std::size_t>(one.expert)];
+}
+
+PlacedSlice Catalog::slice(int number, int index) const {
+    const ExpertId one = id(number);
+    const ExpertLayer& of = layer(one.layer);
+    const auto part = static_cast<std::size_t>(index);
+    return {of.slices[static_cast<std::size_t>(one.expert)][part], *of.parts()[part]};
+}
+
+std::string Catalog::slice_name(int, int index) const {
+    return std::string(kPartNames[static_cast<std::size_t>(index)]);
 }
 
 std::uint64_t Catalog::record_bytes() const {

@@ -1,4 +1,4 @@
-// A Hugging Face checkpoint in place: gate, up and down are read through staging and interleaved into the slot's record
+// A Hugging Face checkpoint in place: a record's matrices are read through staging and interleaved into the slot's
 // layout as they come.
 #include <utility>
 
@@ -10,34 +10,30 @@ namespace moestro::store {
 
 namespace {
 
-constexpr std::size_t kParts = 3;
-constexpr const char* kPartNames[kParts] = {"gate", "up", "down"};
-
 class CheckpointSource final : public RecordSource {
   public:
-    CheckpointSource(std::shared_ptr<const Catalog> catalog, io::Reader& reader, memory::Staging& staging,
+    CheckpointSource(std::shared_ptr<const Records> records, io::Reader& reader, memory::Staging& staging,
                      ThreadPool& pool, const Clock& clock)
-        : catalog_(std::move(catalog)), rows_(reader, staging, pool, clock) {
+        : records_(std::move(records)), rows_(reader, staging, pool, clock) {
         // Now, and never when a record was given its slot and nobody could tell its cache any more.
-        for (const ExpertLayer& layer : catalog_->layers())
-            for (std::size_t expert = 0; expert < layer.slices.size(); ++expert)
-                for (std::size_t part = 0; part < kParts; ++part) rows_.require_room(job(layer, expert, part));
+        for (int number = 0; number < records_->count(); ++number)
+            for (int index = 0; index < records_->slices(number); ++index) rows_.require_room(job(number, index));
     }
 
-    void start(ExpertId id, std::byte* slot, bool urgent) override {
+    void start(int number, std::byte* slot, bool urgent) override {
         if (free_.empty()) {
             pending_.emplace_back();
             free_.push_back(pending_.size() - 1);
         }
         const std::size_t record = free_.back();
         free_.pop_back();
-        pending_[record] = {id, kParts, {}};
-        const ExpertLayer& layer = catalog_->layer(id.layer);
-        for (std::size_t part = 0; part < kParts; ++part) {
-            const Part& into = *layer.parts()[part];
-            RowJob rows = job(layer, static_cast<std::size_t>(id.expert), part);
+        const int slices = records_->slices(number);
+        pending_[record] = {number, slices, {}};
+        for (int index = 0; index < slices; ++index) {
+            RowJob rows = job(number, index);
+            const Part into = records_->slice(number, index).into;
             rows.consume = pack_into(into.spec, slot + into.offset);
-            rows.tag = record * kParts + part;
+            rows.tag = record << kIndexBits | static_cast<std::uint64_t>(index);
             rows.urgent = urgent;
             rows_.push(std::move(rows));
         }
@@ -59,36 +55,38 @@ class CheckpointSource final : public RecordSource {
     SourceCounters counters() const override { return rows_.counters(); }
 
   private:
+    static constexpr int kIndexBits = 16;
     struct Pending {
-        ExpertId id;
-        std::size_t parts_left = 0;
+        int number = -1;
+        int slices_left = 0;
         std::optional<Error> error;
     };
 
-    RowJob job(const ExpertLayer& layer, std::size_t expert, std::size_t part) const {
-        const TensorSlice& slice = layer.slices[expert][part];
-        return {.file = catalog_->files()[static_cast<std::size_t>(slice.file)],
-                .slice = slice,
-                .panel_rows = layer.parts()[part]->spec.panel_rows(),
+    RowJob job(int number, int index) const {
+        const auto [from, into] = records_->slice(number, index);
+        return {.file = records_->files()[static_cast<std::size_t>(from.file)],
+                .slice = from,
+                .panel_rows = into.spec.panel_rows(),
                 .consume = {}};
     }
 
     void deliver(std::vector<Arrival>& out) {
         for (const RowsDone& done : done_) {
-            const std::size_t record = static_cast<std::size_t>(done.tag) / kParts;
+            const auto record = static_cast<std::size_t>(done.tag >> kIndexBits);
+            const int index = static_cast<int>(done.tag & ((1u << kIndexBits) - 1));
             Pending& pending = pending_[record];
             if (done.error && !pending.error)
-                pending.error = with_context(text("layer ", pending.id.layer, ", expert ", pending.id.expert, ", ",
-                                                  kPartNames[done.tag % kParts]),
-                                             *done.error);
-            if (--pending.parts_left > 0) continue;
-            out.push_back({pending.id, std::move(pending.error)});
+                pending.error = with_context(
+                    text(records_->name(pending.number), ", ", records_->slice_name(pending.number, index)),
+                    *done.error);
+            if (--pending.slices_left > 0) continue;
+            out.push_back({pending.number, std::move(pending.error)});
             free_.push_back(record);
         }
         done_.clear();
     }
 
-    const std::shared_ptr<const Catalog> catalog_;
+    const std::shared_ptr<const Records> records_;
     RowReader rows_;
     std::vector<Pending> pending_;   // by record number
     std::vector<std::size_t> free_;  // record numbers not in use
@@ -97,9 +95,9 @@ class CheckpointSource final : public RecordSource {
 
 }  // namespace
 
-std::unique_ptr<RecordSource> make_checkpoint_source(std::shared_ptr<const Catalog> catalog, io::Reader& reader,
+std::unique_ptr<RecordSource> make_checkpoint_source(std::shared_ptr<const Records> records, io::Reader& reader,
                                                      memory::Staging& staging, ThreadPool& pool, const Clock& clock) {
-    return std::make_unique<CheckpointSource>(std::move(catalog), reader, staging, pool, clock);
+    return std::make_unique<CheckpointSource>(std::move(records), reader, staging, pool, clock);
 }
 
 }  // namespace moestro::store

@@ -12,22 +12,22 @@ namespace {
 
 class PackedSource final : public RecordSource {
   public:
-    PackedSource(std::shared_ptr<const Catalog> catalog, io::Reader& reader, ThreadPool& pool, Verify verify,
+    PackedSource(std::shared_ptr<const Records> records, io::Reader& reader, ThreadPool& pool, Verify verify,
                  const Clock& clock)
-        : catalog_(std::move(catalog)), reader_(reader), pool_(pool), verify_(verify), clock_(clock) {
-        verified_.resize(static_cast<std::size_t>(catalog_->experts()), false);
+        : records_(std::move(records)), reader_(reader), pool_(pool), verify_(verify), clock_(clock) {
+        verified_.resize(static_cast<std::size_t>(records_->count()), false);
     }
 
-    void start(ExpertId id, std::byte* slot, bool urgent) override {
+    void start(int number, std::byte* slot, bool urgent) override {
         if (free_.empty()) {
             pending_.emplace_back();
             free_.push_back(pending_.size() - 1);
         }
         const std::size_t tag = free_.back();
         free_.pop_back();
-        pending_[tag] = {id, slot};
-        const RecordExtent& record = extent(id);
-        queued_.push_back({.file = catalog_->files()[static_cast<std::size_t>(record.file)],
+        pending_[tag] = {number, slot};
+        const RecordExtent& record = records_->extent(number);
+        queued_.push_back({.file = records_->files()[static_cast<std::size_t>(record.file)],
                            .offset = record.offset,
                            .destination = {slot, record.bytes},
                            .tag = tag,
@@ -59,7 +59,7 @@ class PackedSource final : public RecordSource {
 
   private:
     struct Pending {
-        ExpertId id;
+        int number = -1;
         std::byte* slot = nullptr;
     };
     struct Check {
@@ -68,18 +68,13 @@ class PackedSource final : public RecordSource {
         std::uint64_t sum = 0;
     };
 
-    const RecordExtent& extent(ExpertId id) const {
-        return catalog_->layer(id.layer).records[static_cast<std::size_t>(id.expert)];
-    }
-    static std::string describe(ExpertId id) { return text("layer ", id.layer, ", expert ", id.expert); }
-
     void deliver(std::vector<Arrival>& out) {
         if (completions_.empty()) return;
         const Nanos begin = clock_.now();
         for (const io::Completion& completion : completions_) {
             const Pending& pending = pending_[completion.tag];
-            Arrival arrival{pending.id, inspect(completion, pending.id)};
-            if (!arrival.error && must_verify(pending.id)) checks_.push_back({out.size(), pending.slot, 0});
+            Arrival arrival{pending.number, inspect(completion, pending.number)};
+            if (!arrival.error && must_verify(pending.number)) checks_.push_back({out.size(), pending.slot, 0});
             out.push_back(std::move(arrival));
             free_.push_back(completion.tag);
         }
@@ -89,43 +84,45 @@ class PackedSource final : public RecordSource {
         counters_.arrival_ns += clock_.now() - begin;
     }
 
-    std::optional<Error> inspect(const io::Completion& completion, ExpertId id) {
-        const RecordExtent& record = extent(id);
-        const io::File& file = catalog_->file(record.file);
-        if (auto error = read_error(completion, file, record.offset, record.bytes, describe(id))) return error;
+    std::optional<Error> inspect(const io::Completion& completion, int number) {
+        const RecordExtent& record = records_->extent(number);
+        const io::File& file = *records_->files()[static_cast<std::size_t>(record.file)];
+        if (auto error = read_error(completion, file, record.offset, record.bytes, records_->name(number)))
+            return error;
         // Once per file and batch: a stat costs microseconds, but batches of a prefill are large.
         if (std::find(unchanged_.begin(), unchanged_.end(), &file) != unchanged_.end()) return std::nullopt;
-        if (auto error = change_error(file)) return with_context(describe(id), *error);
+        if (auto error = change_error(file)) return with_context(records_->name(number), *error);
         unchanged_.push_back(&file);
         return std::nullopt;
     }
 
-    bool must_verify(ExpertId id) const {
+    bool must_verify(int number) const {
         if (verify_ == Verify::never) return false;
-        return verify_ == Verify::always || !verified_[static_cast<std::size_t>(catalog_->number(id))];
+        return verify_ == Verify::always || !verified_[static_cast<std::size_t>(number)];
     }
 
     void verify(std::vector<Arrival>& out) {
         pool_.parallel_for(static_cast<std::int64_t>(checks_.size()), [&](std::int64_t item, int) {
             Check& check = checks_[static_cast<std::size_t>(item)];
-            check.sum = xxh64({check.slot, extent(out[check.arrival].id).bytes});
+            check.sum = xxh64({check.slot, records_->extent(out[check.arrival].number).bytes});
         });
         for (const Check& check : checks_) {
             Arrival& arrival = out[check.arrival];
-            const RecordExtent& record = extent(arrival.id);
+            const RecordExtent& record = records_->extent(arrival.number);
             if (check.sum == record.checksum)
-                verified_[static_cast<std::size_t>(catalog_->number(arrival.id))] = true;
+                verified_[static_cast<std::size_t>(arrival.number)] = true;
             else
-                arrival.error = Error(ErrorKind::integrity,
-                                      text(describe(arrival.id), ": the record of ", record.bytes, " bytes at offset ",
-                                           record.offset, " of ", catalog_->file(record.file).path(),
-                                           " has checksum 0x", std::hex, check.sum, ", expected 0x", record.checksum,
-                                           ": its bytes have changed. Pack the model again, and check the disk"));
+                arrival.error =
+                    Error(ErrorKind::integrity,
+                          text(records_->name(arrival.number), ": the record of ", record.bytes, " bytes at offset ",
+                               record.offset, " of ", records_->files()[static_cast<std::size_t>(record.file)]->path(),
+                               " has checksum 0x", std::hex, check.sum, ", expected 0x", record.checksum,
+                               ": its bytes have changed. Pack the model again, and check the disk"));
         }
         checks_.clear();
     }
 
-    const std::shared_ptr<const Catalog> catalog_;
+    const std::shared_ptr<const Records> records_;
     io::Reader& reader_;
     ThreadPool& pool_;
     const Verify verify_;
@@ -134,7 +131,7 @@ class PackedSource final : public RecordSource {
     std::vector<Pending> pending_;   // by tag
     std::vector<std::size_t> free_;  // tags not in use
     std::vector<io::ReadRequest> queued_;
-    std::vector<bool> verified_;  // by number of the expert
+    std::vector<bool> verified_;  // by number
     SourceCounters counters_;
 
     // Kept for their memory, empty between calls:
@@ -152,9 +149,9 @@ Verify parse_verify(std::string_view name) {
     fail(ErrorKind::usage, "unknown verify mode \"", name, "\": choose first, always or never");
 }
 
-std::unique_ptr<RecordSource> make_packed_source(std::shared_ptr<const Catalog> catalog, io::Reader& reader,
+std::unique_ptr<RecordSource> make_packed_source(std::shared_ptr<const Records> records, io::Reader& reader,
                                                  ThreadPool& pool, Verify verify, const Clock& clock) {
-    return std::make_unique<PackedSource>(std::move(catalog), reader, pool, verify, clock);
+    return std::make_unique<PackedSource>(std::move(records), reader, pool, verify, clock);
 }
 
 }  // namespace moestro::store

@@ -1,4 +1,4 @@
-// Where expert records come from: reads them, in the kernels' layout, into slots.
+// Where records come from: reads them, in the kernels' layout, into slots.
 #pragma once
 
 #include <cstddef>
@@ -11,17 +11,16 @@
 #include "base/clock.h"
 #include "base/error.h"
 #include "base/thread_pool.h"
-#include "base/types.h"
 #include "io/reader.h"
 #include "memory/staging.h"
-#include "store/catalog.h"
+#include "store/records.h"
 
 namespace moestro::store {
 
-// A record that is complete in its slot, or could not be had: then a full sentence with expert, file, offset, what was
-// expected and the cause.
+// A record that is complete in its slot, or could not be had: then a full sentence with its name, file, offset, what
+// was expected and the cause.
 struct Arrival {
-    ExpertId id;
+    int number = -1;
     std::optional<Error> error;
 };
 
@@ -37,7 +36,7 @@ class RecordSource {
     virtual ~RecordSource() = default;
     // Queues the record's read; urgent ones overtake others. The slot is the source's until the arrival is returned,
     // also after an error. REQUIRES that this record is not in flight.
-    virtual void start(ExpertId id, std::byte* slot, bool urgent) = 0;
+    virtual void start(int number, std::byte* slot, bool urgent) = 0;
     // Hands what start() queued to the reader, in one batch.
     virtual void flush() = 0;
     // Flushes, then appends what has arrived, without blocking on the device.
@@ -53,11 +52,11 @@ class RecordSource {
 enum class Verify : std::uint8_t { first, always, never };  // first: when it is first read
 Verify parse_verify(std::string_view text);                 // throws Error(usage) naming the known ones
 
-// All arguments but the catalog are borrowed and must outlive the source. A checkpoint source throws Error(unsupported)
-// when a panel of some expert is larger than staging.
-std::unique_ptr<RecordSource> make_packed_source(std::shared_ptr<const Catalog> catalog, io::Reader& reader,
+// All arguments but the records are borrowed and must outlive the source. A checkpoint source throws Error(unsupported)
+// when a panel of some record is larger than staging.
+std::unique_ptr<RecordSource> make_packed_source(std::shared_ptr<const Records> records, io::Reader& reader,
                                                  ThreadPool& pool, Verify verify, const Clock& clock);
-std::unique_ptr<RecordSource> make_checkpoint_source(std::shared_ptr<const Catalog> catalog, io::Reader& reader,
+std::unique_ptr<RecordSource> make_checkpoint_source(std::shared_ptr<const Records> records, io::Reader& reader,
                                                      memory::Staging& staging, ThreadPool& pool, const Clock& clock);
 
 }  // namespace moestro::store

@@ -4,6 +4,7 @@
 #include <utility>
 
 #include "base/bytes.h"
+#include "base/types.h"
 #include "store/read_check.h"
 
 namespace moestro::store {

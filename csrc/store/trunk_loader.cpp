@@ -5,6 +5,7 @@
 
 #include "base/checksum.h"
 #include "base/memory.h"
+#include "base/types.h"
 #include "store/read_check.h"
 #include "store/row_reader.h"
 
@@ -20,29 +21,8 @@ struct TrunkLoader::Memory {
 
 namespace {
 
-void check_bias(const std::string& name, std::span<const float> bias, std::int32_t rows) {
-    require(bias.empty() || bias.size() == static_cast<std::size_t>(rows), ErrorKind::usage, name, ": a bias of ", rows,
-            " values was expected, got ", bias.size());
-}
-
 kernels::Matrix matrix_at(const std::byte* data, const quant::MatrixSpec& spec, const std::vector<float>& bias) {
     return {.data = data, .spec = spec, .bias = bias.empty() ? nullptr : bias.data()};
-}
-
-void check_record(const std::string& name, const RecordExtent& extent, std::span<const Part> parts,
-                  std::span<const std::span<const float>> biases) {
-    require(extent.bytes > 0 && extent.bytes % kPageBytes == 0 && extent.offset % kPageBytes == 0, ErrorKind::usage,
-            name, ": a record lies at a multiple of 4096 and is as many bytes long; got ", extent.bytes, " bytes at ",
-            extent.offset);
-    require(biases.empty() || biases.size() == parts.size(), ErrorKind::usage, name, ": ", parts.size(),
-            " biases were expected, got ", biases.size());
-    for (std::size_t i = 0; i < parts.size(); ++i) {
-        const Part& part = parts[i];
-        require(fits_record(part, extent.bytes), ErrorKind::usage, name, ": part ", i, " of ", part.spec.bytes(),
-                " bytes at offset ", part.offset, " does not fit a record of ", extent.bytes,
-                " bytes (offsets are multiples of 64)");
-        if (!biases.empty()) check_bias(name, biases[i], part.spec.rows);
-    }
 }
 
 }  // namespace
@@ -101,7 +81,7 @@ void TrunkLoader::read_rows(const std::string& name, RowJob job) {
 std::vector<MatrixHandle> TrunkLoader::load_record(const std::string& name, const std::shared_ptr<const io::File>& file,
                                                    const RecordExtent& extent, std::span<const Part> parts,
                                                    std::span<const std::span<const float>> biases) {
-    check_record(name, extent, parts, biases);
+    check_trunk_record(name, extent, parts, biases);
     require_inside(*file, extent.offset, extent.bytes, name);
     const std::vector<std::span<const float>> none(parts.size());
     auto memory = make_memory(extent.bytes, biases.empty() ? std::span(none) : biases);

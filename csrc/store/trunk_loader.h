@@ -12,15 +12,12 @@
 #include "kernels/ops.h"
 #include "memory/ledger.h"
 #include "memory/staging.h"
-#include "store/catalog.h"
 #include "store/record_source.h"
+#include "store/trunk_units.h"
 
 namespace moestro::store {
 
 struct RowJob;  // store/row_reader.h
-
-// Keeps its memory, its bias and their ledger entry ("trunk") alive, without the loader.
-using MatrixHandle = std::shared_ptr<const kernels::Matrix>;
 
 // One thread at a time. The reader must be nobody else's during a call. Errors name the matrix or record, the file and
 // the cause; a failed load leaves nothing behind.

@@ -11,6 +11,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from moestro.errors import UsageError
+from moestro.stream_shape import parse_stream
 from moestro.units import format_bytes, parse_bytes
 
 FORMATS = ("f32", "bf16", "q8", "q4")
@@ -55,6 +56,7 @@ class EngineConfig:
     policy: str = "lru"  # which unpinned expert leaves the cache first
     verify: str = "first"  # when checksums of packed records are checked
     io: str = "auto"  # reader engine
+    stream: str = "auto"  # how weights that do not fit pass through memory: "auto", "off" (they must fit), a name
     device: str = "cpu"
     math: str = "exact"  # "fast": bf16 weights take activations rounded to bf16, where the CPU has AVX512_BF16
     expert_slots: int | None = None  # for tests: exactly this many expert slots, whatever the budget holds
@@ -72,6 +74,7 @@ class EngineConfig:
         _one_of("policy", self.policy, POLICIES)
         _one_of("verify", self.verify, VERIFY_MODES)
         _one_of("io", self.io, IO_ENGINES)
+        parse_stream(self.stream)
         _one_of("device", self.device, DEVICES)
         _one_of("math", self.math, MATHS)
         _whole("threads", self.threads, 1, optional=True)

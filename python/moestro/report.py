@@ -14,6 +14,7 @@ from moestro.units import format_bytes
 
 if TYPE_CHECKING:
     from moestro.models.load import LoadedModel
+    from moestro.plan.memory import StreamPlan
     from moestro.text.model_text import ModelText
 
 
@@ -45,6 +46,9 @@ class Report:
     budget: int
     budget_source: str  # a sentence: where the number comes from
     least_budget: int  # the smallest that runs this model with these settings
+    units: int  # of the layer stream; 0: the trunk is in memory
+    units_kept: int  # of them, those that stay while the KV is small
+    stream: str  # a sentence; empty where nothing is streamed
     memory_plan: dict[str, int]  # reservation -> bytes it starts with
     refused: tuple[str, ...]  # every fast path not taken and everything missing, with its reason
 
@@ -64,6 +68,8 @@ class Report:
         if self.experts:
             share = min(1.0, self.expert_slots / self.experts)
             yield f"experts: {self.experts}, room for {self.expert_slots} ({share:.0%}), less as the KV grows"
+        if self.stream:
+            yield self.stream
         yield f"context: {self.max_model_len} tokens, KV in {self.kv_dtype}"
         yield (
             f"compute: {self.device}, {self.isa} kernels, {self.threads} threads, "
@@ -101,8 +107,19 @@ def make_report(
         budget=plan.budget,
         budget_source=plan.source,
         least_budget=plan.least,
+        units=plan.stream.units if plan.stream else 0,
+        units_kept=plan.stream.kept if plan.stream else 0,
+        stream=_stream_text(plan.stream) if plan.stream else "",
         memory_plan={line.name: line.nbytes for line in plan.lines},
         refused=refused,
+    )
+
+
+def _stream_text(stream: StreamPlan) -> str:
+    return (
+        f"streamed: {stream.units} units (a layer's linears, or a slice of the head) of which {stream.kept} stay; the"
+        f" others pass through {stream.shape.window} slots of {format_bytes(stream.slot_bytes)}:"
+        f" {format_bytes(stream.bytes_per_step)} are read for every token, or every prefill step"
     )
 
 

@@ -37,6 +37,13 @@ class EngineOptions:
         str, typer.Option(help="Checksums of packed records: first, always, never.", rich_help_panel=_ENGINE)
     ] = "first"
     io: Annotated[str, typer.Option(help="Reader: auto, io_uring or threads.", rich_help_panel=_ENGINE)] = "auto"
+    stream: Annotated[
+        str,
+        typer.Option(
+            help="Weights that do not fit: auto, off, interleave, zero-inference, superpipeline:4,2, tpi-llm, se-moe.",
+            rich_help_panel=_ENGINE,
+        ),
+    ] = "auto"
     device: Annotated[str, typer.Option(help="cpu.", rich_help_panel=_ENGINE)] = "cpu"
     math: Annotated[
         str, typer.Option(help="exact, or fast: rounds what bf16 weights multiply to bf16.", rich_help_panel=_ENGINE)

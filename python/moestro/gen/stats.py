@@ -16,6 +16,9 @@ _LANES = {
     "stall": "stall_ns",  # waiting for reads with nothing to compute
     "arrival": "arrival_ns",  # verifying and interleaving what arrived
     "ssd": "read_busy_ns",  # at least one expert read in flight
+    "stream stall": "stream_stall_ns",  # waiting for a streamed unit
+    "stream arrival": "stream_arrival_ns",  # verifying and interleaving units, beside the computation
+    "stream ssd": "stream_read_busy_ns",  # at least one read of a unit in flight
 }
 
 
@@ -41,6 +44,7 @@ class RunStats:
     reads: int
     expert_bytes_read: int
     trunk_bytes_read: int
+    stream_bytes_read: int  # weights that pass through memory
     lanes_s: dict[str, float]
     budget_bytes: int
     peak_bytes: int  # of all reservations together, since loading
@@ -58,8 +62,19 @@ class RunStats:
         busy = self.lanes_s["ssd"]
         return self.expert_bytes_read / busy / 1e9 if busy > 0 else None
 
+    @property
+    def stream_gb_per_s(self) -> float | None:
+        """The same of the layer stream."""
+        busy = self.lanes_s["stream ssd"]
+        return self.stream_bytes_read / busy / 1e9 if busy > 0 else None
+
     def as_dict(self) -> dict[str, Any]:
-        return {**asdict(self), "hit_rate": self.hit_rate, "read_gb_per_s": self.read_gb_per_s}
+        return {
+            **asdict(self),
+            "hit_rate": self.hit_rate,
+            "read_gb_per_s": self.read_gb_per_s,
+            "stream_gb_per_s": self.stream_gb_per_s,
+        }
 
 
 class RunMeter:
@@ -111,6 +126,7 @@ class RunMeter:
             reads=used["reads"],
             expert_bytes_read=used["expert_bytes_read"],
             trunk_bytes_read=used["trunk_bytes_read"],
+            stream_bytes_read=used["stream_bytes_read"],
             lanes_s={lane: used[name] / 1e9 for lane, name in _LANES.items()},
             budget_bytes=ledger.budget,
             peak_bytes=ledger.peak,

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import replace
+from typing import NamedTuple
 
 import numpy as np
 
@@ -26,6 +28,31 @@ def trunk_format(wanted: str, tensor: TensorSlice) -> str:
     return kept_format((tensor,)) if wanted == "auto" else wanted
 
 
+class UnitPiece(NamedTuple):
+    """A matrix of a streamed unit."""
+
+    name: str  # "q", ..., "down"; "head"
+    tensor: TensorSlice
+    format: str
+
+
+# The head is streamed in slices of about so many bytes, in whole panels of this many rows.
+_HEAD_SLICE_BYTES = 8 << 20
+_PANEL_ROWS = 32
+
+
+def checkpoint_units(weights: ModelWeights, wanted: str) -> Iterator[list[UnitPiece]]:
+    """What can be streamed of a checkpoint, in the order of its use: every layer's linears, then slices of the head."""
+    for layer in weights.layers:
+        yield [UnitPiece(name, tensor, trunk_format(wanted, tensor)) for name, tensor in layer.linears()]
+    head = weights.head
+    row_bytes = head.nbytes // head.rows
+    step = max(1, _HEAD_SLICE_BYTES // (row_bytes * _PANEL_ROWS)) * _PANEL_ROWS
+    for first in range(0, head.rows, step):
+        part = replace(head, offset=head.offset + first * row_bytes, rows=min(step, head.rows - first))
+        yield [UnitPiece("head", part, trunk_format(wanted, head))]
+
+
 class CheckpointSource:
     """A WeightSource. trunk, experts: "f32" or "bf16", or "auto": whichever keeps the values. Routers are f32."""
 
@@ -36,6 +63,7 @@ class CheckpointSource:
         *,
         trunk: str = "auto",
         experts: str = "auto",
+        streamed: bool = False,
         progress: Progress | None = None,
     ) -> None:
         self._runtime = runtime
@@ -43,14 +71,20 @@ class CheckpointSource:
         self._trunk = trunk
         self._experts = experts
         self._progress = progress
+        self._units = list(checkpoint_units(weights, trunk)) if streamed else []
         self._small = {"final_norm": weights.final_norm}
         for number, layer in enumerate(weights.layers):
             self._small.update({f"layers.{number}.{name}": tensor for name, tensor in layer.small()})
         linears = [tensor for layer in weights.layers for _, tensor in layer.linears()]
-        self._total = sum(tensor.nbytes for tensor in (*self._small.values(), *linears, weights.head))
+        read_now = [] if streamed else [*linears, weights.head]
+        self._total = sum(tensor.nbytes for tensor in (*self._small.values(), *read_now))
         self._done = 0
 
     def linears(self, layer: int) -> Mapping[str, Matrix]:
+        if self._units:
+            unit = self._units[layer]
+            matrices = self._streamed(f"layers.{layer}", unit)
+            return {piece.name: matrix for piece, matrix in zip(unit, matrices, strict=True)}
         return {
             name: self._matrix(f"layers.{layer}.{name}", tensor, trunk_format(self._trunk, tensor))
             for name, tensor in self._weights.layers[layer].linears()
@@ -79,6 +113,9 @@ class CheckpointSource:
 
     def head(self) -> tuple[Matrix, ...]:
         head = self._weights.head
+        if self._units:
+            slices = self._units[len(self._weights.layers) :]
+            return tuple(self._streamed(f"head.{number}", unit)[0] for number, unit in enumerate(slices))
         return (self._matrix("head", head, trunk_format(self._trunk, head)),)
 
     def embedding(self) -> EmbeddingTable:
@@ -90,8 +127,29 @@ class CheckpointSource:
         self._advance(self._small[role])
         return values
 
+    def _streamed(self, role: str, unit: Sequence[UnitPiece]) -> list[Matrix]:
+        return self._runtime.stream_matrices(
+            role,
+            [
+                (
+                    self._file(tensor),
+                    tensor.offset,
+                    tensor.core_type,
+                    tensor.rows,
+                    tensor.cols,
+                    format,
+                    self._bias(f"{role}.{name}"),
+                )
+                for name, tensor, format in unit
+            ],
+        )
+
+    def _bias(self, role: str) -> F32 | None:
+        """Copied, and charged, by the core."""
+        bias = f"{role}_bias"
+        return self._read(bias) if bias in self._small else None
+
     def _matrix(self, role: str, tensor: TensorSlice, format: str) -> Matrix:
-        bias_role = f"{role}_bias"
         matrix = self._runtime.load_matrix(
             role,
             self._file(tensor),
@@ -100,7 +158,7 @@ class CheckpointSource:
             tensor.rows,
             tensor.cols,
             format,
-            self._read(bias_role) if bias_role in self._small else None,  # copied, and charged, by the core
+            self._bias(role),
         )
         self._advance(tensor)
         return matrix

@@ -12,7 +12,7 @@ from moestro._core import F32, U8, KvPool, Runtime, Workspace
 from moestro.errors import InternalError, NumericError, UsageError
 from moestro.layers.attention import Attention
 from moestro.layers.embedding import Embedding
-from moestro.layers.head import Head
+from moestro.layers.head import Head, StreamedHead
 from moestro.layers.mlp import Mlp, MlpWeights
 from moestro.layers.moe import Moe, RouterWeights
 from moestro.models.resident import ResidentLayer, ResidentWeights
@@ -46,13 +46,14 @@ class Decoder:
         self.max_rows = max_rows
         self.max_logit_rows = max_logit_rows
         self._runtime = runtime
+        self._streamed = weights.streamed
         self._embedding = Embedding(weights.embedding)
         self._rotary = Rotary(spec.rope, spec.head_dim)
         self._layers = tuple(
             _layer(runtime, kv_pool, spec, index, layer, layer_weights)
             for index, (layer, layer_weights) in enumerate(zip(spec.layers, weights.layers, strict=True))
         )
-        self._head = Head(runtime.compute, weights.final_norm, weights.head, eps=spec.rms_norm_eps)
+        self._head = make_head(runtime, weights, eps=spec.rms_norm_eps)
         self.workspace = make_workspace(spec, max_rows)  # its contents belong to the step under way
         self._open: tuple[Segment, ...] = ()  # segments of a step with tentative rows, until finish or abort
 
@@ -70,7 +71,7 @@ class Decoder:
         try:
             for segment in segments:
                 segment.sequence.append(segment.rows)
-            self._runtime.begin_step(batch.rows, batch.tentative)
+            self._begin(batch)
             logits = self._run(batch, segments)
             if batch.tentative is None:
                 self._end(segments, [segment.rows for segment in segments], None)
@@ -109,16 +110,38 @@ class Decoder:
         self.abort()
         self._embedding.close()
 
+    def _begin(self, batch: StepBatch) -> None:
+        if not self._streamed:
+            self._runtime.begin_step(batch.rows, batch.tentative)
+            return
+        units = len(self._layers) + (self._head.units if len(batch.logit_rows) else 0)
+        self._runtime.begin_step(batch.rows, batch.tentative, units)
+
     def _run(self, batch: StepBatch, segments: Sequence[Segment]) -> F32:
         work = self.workspace
         places = block_places(segments, batch.positions, _core.KV_BLOCK)
         frequencies = self._rotary.frequencies(batch.positions, segments)
         work.begin(batch.positions, places.tables, places.table_begin, places.blocks, frequencies, self._rotary.factor)
         self._embedding(batch.token_ids, work.x)
-        for attention, feed_forward in self._layers:
-            attention(work)
-            feed_forward(work)
+        if self._streamed:
+            self._run_streamed(work)
+        else:
+            for layer in self._layers:
+                layer.attention(work)
+                layer.feed_forward(work)
         return self._logits(work, batch)
+
+    def _run_streamed(self, work: Workspace) -> None:
+        """As above; a layer's linears are in memory while it needs them. A failure is cleaned up by abort_step."""
+        for unit, layer in enumerate(self._layers):
+            self._runtime.hold_unit(unit)
+            layer.attention(work)
+            if layer.dense:
+                layer.feed_forward(work)
+                self._runtime.release_unit(unit)
+            else:  # experts and their router are not of the unit: what comes next can be read meanwhile
+                self._runtime.release_unit(unit)
+                layer.feed_forward(work)
 
     def _logits(self, work: Workspace, batch: StepBatch) -> F32:
         rows = np.asarray(batch.logit_rows, dtype=np.int64)
@@ -146,6 +169,7 @@ class _Layer(NamedTuple):
 
     attention: Callable[[Workspace], None]
     feed_forward: Callable[[Workspace], None]
+    dense: bool
 
 
 def _layer(
@@ -161,7 +185,8 @@ def _layer(
         scale=model.head_dim**-0.5,
         window=spec.sliding_window or 0,
     )
-    return _Layer(attention, _feed_forward(runtime, model.rms_norm_eps, index, spec.mlp, weights))
+    feed_forward = _feed_forward(runtime, model.rms_norm_eps, index, spec.mlp, weights)
+    return _Layer(attention, feed_forward, isinstance(spec.mlp, DenseSpec))
 
 
 def _feed_forward(
@@ -181,6 +206,12 @@ def _feed_forward(
             normalise=spec.norm_topk_prob,
         )
     raise InternalError(f"layer {index}: {type(spec).__name__} was given {type(weights.mlp).__name__}")
+
+
+def make_head(runtime: Runtime, weights: ResidentWeights, *, eps: float) -> Head | StreamedHead:
+    if weights.streamed:
+        return StreamedHead(runtime, weights.final_norm, weights.head, eps=eps, first_unit=len(weights.layers))
+    return Head(runtime.compute, weights.final_norm, weights.head, eps=eps)
 
 
 def make_workspace(spec: ModelSpec, max_rows: int) -> Workspace:

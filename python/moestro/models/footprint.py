@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 
 from moestro import _core
 from moestro.checkpoint.pack_formats import INTEGER_FORMATS
-from moestro.checkpoint.store_format import EMBED_CHECKSUMS, StoreManifest
+from moestro.checkpoint.store_format import EMBED_CHECKSUMS, PART_ALIGN, StoreManifest
 from moestro.checkpoint.weights import GatedMlpTensors, ModelWeights, TensorSlice
-from moestro.models.checkpoint_source import expert_format, trunk_format
+from moestro.models.checkpoint_source import UnitPiece, checkpoint_units, expert_format, trunk_format
 from moestro.models.spec import DenseSpec, ModelSpec, MoeSpec
 from moestro.models.vectors import vector_bytes
 from moestro.plan.footprint import Footprint
@@ -17,13 +17,24 @@ _PAGE = 4096  # matrices start on pages of their own, and records are whole page
 
 
 def make_footprint(
-    spec: ModelSpec, *, trunk: int, records: list[int], trunk_formats: set[str], expert_formats: set[str]
+    spec: ModelSpec,
+    *,
+    trunk: int,
+    small: int,
+    units: list[int],
+    in_place: bool,
+    records: list[int],
+    trunk_formats: set[str],
+    expert_formats: set[str],
 ) -> Footprint:
-    """trunk: bytes that stay. records: bytes of every expert record."""
+    """trunk, small, units, in_place: see `Footprint`. records: bytes of every expert record."""
     dense = [layer.mlp.intermediate_size for layer in spec.layers if isinstance(layer.mlp, DenseSpec)]
     moe = [layer.mlp for layer in spec.layers if isinstance(layer.mlp, MoeSpec)]
     return Footprint(
         trunk=trunk,
+        small=small,
+        units=tuple(units),
+        in_place=in_place,
         record=max(records, default=0),
         records=sum(records),
         layers=spec.num_layers,
@@ -57,7 +68,14 @@ def checkpoint_footprint(spec: ModelSpec, weights: ModelWeights, trunk: str, exp
         _record_bytes(expert, name) for (expert, count), name in zip(firsts, kept, strict=True) for _ in range(count)
     ]
     return make_footprint(
-        spec, trunk=matrices + small, records=records, trunk_formats=set(formats), expert_formats=set(kept)
+        spec,
+        trunk=matrices + small,
+        small=small,
+        units=[_unit_bytes(pieces) for pieces in checkpoint_units(weights, trunk)],
+        in_place=True,
+        records=records,
+        trunk_formats=set(formats),
+        expert_formats=set(kept),
     )
 
 
@@ -76,6 +94,9 @@ def store_footprint(spec: ModelSpec, manifest: StoreManifest) -> Footprint:
     return make_footprint(
         spec,
         trunk=sum(record.record_bytes for record in trunk) + small,
+        small=small,
+        units=[record.record_bytes for record in trunk],
+        in_place=False,
         records=[layer.record_bytes for layer in experts for _ in layer.files],
         trunk_formats={part.format for record in trunk for part in record.parts},
         expert_formats={part.format for layer in experts for part in layer.parts},
@@ -91,6 +112,14 @@ def _small_bytes(weights: ModelWeights) -> Iterator[int]:
 def _record_bytes(expert: GatedMlpTensors, format: str) -> int:
     parts = (expert.gate, expert.up, expert.down)
     return _pages(sum(_core.matrix_bytes(format, "none", part.rows, part.cols) for part in parts))
+
+
+def _unit_bytes(pieces: Sequence[UnitPiece]) -> int:
+    end = 0
+    for piece in pieces:
+        end += _core.matrix_bytes(piece.format, "none", piece.tensor.rows, piece.tensor.cols)
+        end = -(-end // PART_ALIGN) * PART_ALIGN
+    return _pages(end)
 
 
 def _matrix_pages(tensor: TensorSlice, format: str) -> int:

@@ -71,7 +71,11 @@ def _load(
     spec = opened.spec
     # Taken before the expert cache takes what is left.
     runtime.ledger.take("scratch", plan.scratch)
-    weights = load_resident(spec, opened.source(runtime, progress))
+    streamed = plan.stream is not None
+    weights = load_resident(spec, opened.source(runtime, progress, streamed=streamed), streamed=streamed)
+    if plan.stream is not None:
+        shape = plan.stream.shape
+        runtime.set_stream(window=shape.window, batch=shape.batch, keep_bytes=plan.stream.keep_bytes)
     if any(isinstance(layer.mlp, MoeSpec) for layer in spec.layers):
         runtime.set_experts()
     kv_pool = runtime.set_kv(plan.kv_dtype, spec.num_kv_heads, spec.head_dim, spec.num_layers)

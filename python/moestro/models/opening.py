@@ -31,7 +31,7 @@ class OpenedModel(Protocol):
     expert_formats: str  # the same; "" of a dense model
 
     def footprint(self) -> Footprint: ...
-    def source(self, runtime: Runtime, progress: Progress | None) -> WeightSource: ...
+    def source(self, runtime: Runtime, progress: Progress | None, *, streamed: bool = False) -> WeightSource: ...
 
 
 def open_model(directory: Path, config: EngineConfig) -> OpenedModel:
@@ -69,9 +69,14 @@ class OpenedCheckpoint:
     def footprint(self) -> Footprint:
         return checkpoint_footprint(self.spec, self._checkpoint.weights, self._trunk, self._experts)
 
-    def source(self, runtime: Runtime, progress: Progress | None) -> WeightSource:
+    def source(self, runtime: Runtime, progress: Progress | None, *, streamed: bool = False) -> WeightSource:
         return CheckpointSource(
-            runtime, self._checkpoint.weights, trunk=self._trunk, experts=self._experts, progress=progress
+            runtime,
+            self._checkpoint.weights,
+            trunk=self._trunk,
+            experts=self._experts,
+            streamed=streamed,
+            progress=progress,
         )
 
 
@@ -97,8 +102,8 @@ class OpenedStore:
     def footprint(self) -> Footprint:
         return store_footprint(self.spec, self._packed.manifest)
 
-    def source(self, runtime: Runtime, progress: Progress | None) -> WeightSource:
-        return StoreSource(runtime, self._packed, progress=progress)
+    def source(self, runtime: Runtime, progress: Progress | None, *, streamed: bool = False) -> WeightSource:
+        return StoreSource(runtime, self._packed, streamed=streamed, progress=progress)
 
     def _require(self, argument: str, wanted: str, found: str) -> None:
         if wanted not in ("auto", found):

@@ -1,4 +1,4 @@
-"""A decoder's weights that stay in memory, by layer, and how they are put together from any source.
+"""A decoder's weights but the experts, by layer, and how they are put together from any source.
 
 Experts are not here: the runtime streams them.
 """
@@ -33,10 +33,13 @@ class ResidentWeights:
     layers: tuple[ResidentLayer, ...]
     final_norm: F32  # [hidden]
     head: tuple[Matrix, ...]  # consecutive row slices of [vocab, hidden]
+    streamed: bool = False  # every layer's linears, and then every slice of the head, are units of the layer stream
 
 
 class WeightSource(Protocol):
     """A model's weights being loaded into one runtime, each asked for once; all memory is charged to its ledger.
+
+    Linears and head may be streamed: then they are announced here, in the order of their use, and read later.
 
     Raises BudgetError, StorageError, IntegrityError, CheckpointError, NumericError naming the weight.
     """
@@ -61,13 +64,14 @@ class WeightSource(Protocol):
     def embedding(self) -> EmbeddingTable: ...
 
 
-def load_resident(spec: ModelSpec, source: WeightSource) -> ResidentWeights:
+def load_resident(spec: ModelSpec, source: WeightSource, *, streamed: bool = False) -> ResidentWeights:
     """Loads everything that stays and announces every expert, layer by layer."""
     return ResidentWeights(
         embedding=source.embedding(),
         layers=tuple(_layer(spec, source, number) for number in range(spec.num_layers)),
         final_norm=source.vector("final_norm"),
         head=source.head(),
+        streamed=streamed,
     )
 
 

@@ -28,16 +28,20 @@ from moestro.models.vectors import read_bytes, read_vector, vector_bytes
 class StoreSource:
     """A WeightSource. The manifest was held against the model it describes when it was opened."""
 
-    def __init__(self, runtime: Runtime, packed: PackedModel, *, progress: Progress | None = None) -> None:
+    def __init__(
+        self, runtime: Runtime, packed: PackedModel, *, streamed: bool = False, progress: Progress | None = None
+    ) -> None:
         manifest = packed.manifest
         self._runtime = runtime
         self._directory = packed.directory
         self._manifest = manifest
+        self._streamed = streamed
         self._progress = progress
         self._plain = {tensor.name: tensor for tensor in manifest.plain}
         records = [layer.trunk for layer in manifest.layers] + list(manifest.head)
         small = [tensor for name, tensor in self._plain.items() if name != "embed"]
-        self._total = sum(record.record_bytes for record in records) + sum(tensor.nbytes for tensor in small)
+        read_now = 0 if streamed else sum(record.record_bytes for record in records)
+        self._total = read_now + sum(tensor.nbytes for tensor in small)
         self._done = 0
 
     def linears(self, layer: int) -> Mapping[str, Matrix]:
@@ -105,7 +109,8 @@ class StoreSource:
         return values
 
     def _record(self, role: str, record: Record, biases: Sequence[F32 | None]) -> list[Matrix]:
-        matrices = self._runtime.load_record(
+        take = self._runtime.stream_record if self._streamed else self._runtime.load_record
+        matrices = take(
             role,
             self._file(record.file),
             record.offset,
@@ -114,7 +119,8 @@ class StoreSource:
             [_part(part) for part in record.parts],
             biases,
         )
-        self._advance(record.record_bytes)
+        if not self._streamed:
+            self._advance(record.record_bytes)
         return matrices
 
     def _tensor(self, role: str) -> PlainTensor:

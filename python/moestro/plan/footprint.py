@@ -8,6 +8,9 @@ from dataclasses import dataclass
 @dataclass(frozen=True, kw_only=True)
 class Footprint:
     trunk: int  # bytes of everything that stays in memory: linears, head, norms, biases, routers
+    small: int  # of these, what is never streamed: norms, biases, routers
+    units: tuple[int, ...]  # bytes of what can be: a layer's linears, slices of the head; in the order of their use
+    in_place: bool  # put together from a checkpoint's tensors, through staging
     record: int  # bytes of the largest expert record; 0 for a dense model
     records: int  # bytes of all expert records
 

@@ -1,7 +1,8 @@
 """The memory plan: what a budget is spent on, decided before anything is loaded, or refused with the arithmetic.
 
 A budget holds, always: the trunk, two expert slots, staging for reads, scratch for one step and KV for a short
-sequence. What is left holds more experts, until longer sequences need it for their KV.
+sequence. What is left holds more experts, until longer sequences need it for their KV. Where the trunk does not fit,
+its layers and its head pass through a few slots instead, and what is left holds as many of them as it can.
 """
 
 from __future__ import annotations
@@ -14,6 +15,7 @@ from moestro.errors import BudgetError, UsageError
 from moestro.memory_limits import automatic_budget
 from moestro.plan.footprint import Footprint
 from moestro.plan.work import logit_rows, work_bytes
+from moestro.stream_shape import StreamShape, parse_stream
 from moestro.units import format_bytes
 
 # KV that every budget has room for, in tokens, unless max_model_len asks for another number.
@@ -36,6 +38,19 @@ class PlanLine:
 
 
 @dataclass(frozen=True)
+class StreamPlan:
+    """How the trunk passes through memory. A unit is a layer's linears, or a slice of the head."""
+
+    shape: StreamShape
+    units: int
+    kept: int  # units that stay once they were read, while KV takes no more than its line
+    slot_bytes: int
+    keep_bytes: int  # room for units that stay
+    kept_bytes: int  # of them
+    bytes_per_step: int  # read for a step that asks for logits
+
+
+@dataclass(frozen=True)
 class MemoryPlan:
     """How a budget will be spent. Bytes unless said."""
 
@@ -48,6 +63,7 @@ class MemoryPlan:
     kv_block_bytes: int  # of one block of all layers
     prefill_chunk: int  # rows of the largest step
     logit_rows: int  # rows of a step whose logits may be asked for together
+    stream: StreamPlan | None  # None: the trunk is in memory
 
     @property
     def least(self) -> int:
@@ -69,37 +85,48 @@ def plan_memory(model: Footprint, config: EngineConfig, threads: int, text: int 
     Raises BudgetError, with the sum and what is missing, when the budget cannot hold the least; UsageError for a
     max_model_len beyond the model's.
     """
-    needs = _Needs(model, config, threads, text)
+    shape = parse_stream(config.stream)
+    needs = _Needs(model, config, threads, text, shape)
     first = 1 if config.prefill_chunk == "auto" else int(config.prefill_chunk)
-    least = needs.total(first, needs.tokens)
-    budget, source = _budget(config, least)
-    if budget < least:
+    budget, source = _budget(config, needs.total(first, needs.tokens))
+    if budget < needs.total(first, needs.tokens) and config.stream == "auto":
+        streamed = _Needs(model, config, threads, text, StreamShape())
+        if streamed.total(first, streamed.tokens) < needs.total(first, needs.tokens):
+            needs = streamed
+    if budget < needs.total(first, needs.tokens):
         raise BudgetError(_refusal(budget, needs.lines(first, needs.tokens), config))
     chunk = needs.auto_chunk(budget) if config.prefill_chunk == "auto" else first
     longest = needs.longest(budget - needs.total(chunk, needs.tokens))
     lines = needs.lines(chunk, longest)
+    left = budget - sum(line.nbytes for line in lines)
+    stream = needs.stream_plan(left)
     return MemoryPlan(
         budget=budget,
         source=source,
         lines=lines,
-        expert_slots=needs.slots(budget - sum(line.nbytes for line in lines)),
+        expert_slots=needs.slots(left - (stream.kept_bytes if stream else 0)),
         math=needs.math,
         kv_dtype=needs.kv_dtype,
         kv_block_bytes=needs.block,
         prefill_chunk=chunk,
         logit_rows=logit_rows(model, chunk),
+        stream=stream,
     )
 
 
 class _Needs:
     """What one model needs with one set of settings."""
 
-    def __init__(self, model: Footprint, config: EngineConfig, threads: int, text: int) -> None:
+    def __init__(
+        self, model: Footprint, config: EngineConfig, threads: int, text: int, shape: StreamShape | None
+    ) -> None:
+        """shape: of the layer stream; None keeps the trunk in memory."""
         limit = config.max_model_len
         if limit is not None and limit > model.max_len:
             raise UsageError(f"max_model_len: the model was made for {model.max_len} tokens, got {limit}")
         self._model = model
         self._threads = threads
+        self._shape = shape
         self._text = PlanLine("text", text, "the tokenizer")
         self._given_slots = config.expert_slots
         self._limit = limit or model.max_len
@@ -112,14 +139,50 @@ class _Needs:
         """longest: tokens of the longest sequence that steps of `chunk` rows may meet."""
         model, slots = self._model, self._given_slots or 2
         experts = PlanLine("expert slots", slots * model.record, f"{slots} of {format_bytes(model.record)}")
-        scratch = work_bytes(model, chunk, self._threads, longest, self.math)
+        scratch = self._work(chunk, longest)
         return (
-            PlanLine("trunk", model.trunk, "all weights but experts"),
+            *self._trunk_lines(),
             *((experts,) if model.moe_layers else ()),
             *((self._text,) if self._text.nbytes else ()),
-            PlanLine("staging", core.Runtime.staging_bytes(), "reads on their way"),
+            PlanLine("staging", self._staging(), "reads on their way"),
             PlanLine("scratch", scratch, f"steps of {chunk} row{'s' if chunk > 1 else ''}"),
             PlanLine("kv", -(-self.tokens // core.KV_BLOCK) * self.block, f"{self.tokens} tokens"),
+        )
+
+    def _work(self, chunk: int, longest: int) -> int:
+        streamed = self._shape is not None
+        return work_bytes(self._model, chunk, self._threads, longest, self.math, streamed=streamed)
+
+    def _trunk_lines(self) -> tuple[PlanLine, ...]:
+        if self._shape is None:
+            return (PlanLine("trunk", self._model.trunk, "all weights but experts"),)
+        window, slot = self._shape.window, max(self._model.units)
+        return (
+            PlanLine("trunk", self._model.small, "norms, biases and routers"),
+            PlanLine("layer stream", window * slot, f"{window} of {format_bytes(slot)}"),
+        )
+
+    def _staging(self) -> int:
+        """A stream that puts its units together reads through staging of its own."""
+        own = self._shape is not None and self._model.in_place
+        return core.Runtime.staging_bytes() * (2 if own else 1)
+
+    def stream_plan(self, left: int) -> StreamPlan | None:
+        """left: bytes beyond the lines."""
+        if self._shape is None:
+            return None
+        units = self._model.units
+        keep_bytes = left if self._shape.keep else 0
+        kept = core.kept_units(units, keep_bytes)
+        kept_bytes = sum(size for size, stays in zip(units, kept, strict=True) if stays)
+        return StreamPlan(
+            shape=self._shape,
+            units=len(units),
+            kept=sum(kept),
+            slot_bytes=max(units),
+            keep_bytes=keep_bytes,
+            kept_bytes=kept_bytes,
+            bytes_per_step=sum(units) - kept_bytes,
         )
 
     def total(self, chunk: int, longest: int) -> int:
@@ -130,9 +193,10 @@ class _Needs:
         return min(self._limit, self.tokens + left // self.block * core.KV_BLOCK)
 
     def auto_chunk(self, budget: int) -> int:
-        most = (budget - self._model.trunk) // AUTO_SCRATCH_SHARE
+        trunk = sum(line.nbytes for line in self._trunk_lines())
+        most = (budget - trunk) // AUTO_SCRATCH_SHARE
         for chunk in AUTO_CHUNKS:
-            small = work_bytes(self._model, chunk, self._threads, self.tokens, self.math) <= most
+            small = self._work(chunk, self.tokens) <= most
             if small and self.total(chunk, self.tokens) <= budget:
                 return chunk
         return 1
@@ -174,6 +238,8 @@ def _refusal(budget: int, lines: tuple[PlanLine, ...], config: EngineConfig) -> 
     ways = ["give at least that as host_memory (or host_memory='min')"]
     if config.prefill_chunk not in ("auto", 1):
         ways.append("a smaller prefill_chunk")
+    if config.stream != "auto":
+        ways.append("stream='auto'")
     if config.max_model_len is not None:
         ways.append("a smaller max_model_len")
     ways.append("pack the model in a smaller format (moestro pack SRC DST --format q4)")

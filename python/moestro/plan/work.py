@@ -20,8 +20,13 @@ def logit_rows(model: Footprint, rows: int) -> int:
     return max(1, min(rows, LOGITS_BYTES // (4 * model.vocab)))
 
 
-def work_buffers(model: Footprint, rows: int, threads: int, longest: int, math: str = "exact") -> dict[str, int]:
-    """Bytes by buffer, for steps of up to `rows` rows of sequences of up to `longest` tokens; math: the one run in."""
+def work_buffers(
+    model: Footprint, rows: int, threads: int, longest: int, math: str = "exact", *, streamed: bool = False
+) -> dict[str, int]:
+    """Bytes by buffer, for steps of up to `rows` rows of sequences of up to `longest` tokens.
+
+    math: the one run in. streamed: the head comes slice by slice.
+    """
     sampled = logit_rows(model, rows)
     return {
         "workspace": core.Workspace.nbytes(
@@ -35,16 +40,19 @@ def work_buffers(model: Footprint, rows: int, threads: int, longest: int, math: 
         ),
         "rotary frequencies": 4 * rows * model.head_dim,  # a set per row, made by a copy
         "places": 48 * rows + 16 * -(-longest // core.KV_BLOCK),  # positions, block ids and pointers, given and copied
-        "logits": 5 * sampled * model.vocab,  # and whether each is finite
+        # and whether each is finite; of a streamed head, one slice's logits beside them
+        "logits": (9 if streamed else 5) * sampled * model.vocab,
         "sampling": _SAMPLER_BYTES * model.vocab,
         "kernels": _kernel_bytes(model, rows, threads, longest, math),
         "experts": _expert_bytes(model, rows, math),
     }
 
 
-def work_bytes(model: Footprint, rows: int, threads: int, longest: int, math: str = "exact") -> int:
+def work_bytes(
+    model: Footprint, rows: int, threads: int, longest: int, math: str = "exact", *, streamed: bool = False
+) -> int:
     """All of work_buffers."""
-    return sum(work_buffers(model, rows, threads, longest, math).values())
+    return sum(work_buffers(model, rows, threads, longest, math, streamed=streamed).values())
 
 
 def _kernel_bytes(model: Footprint, rows: int, threads: int, longest: int, math: str) -> int:

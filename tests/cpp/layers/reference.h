@@ -23,9 +23,9 @@ class Reference {
         const std::vector<float> normed = norm(model_.head.norm, x, rows, D::kHidden);
         std::vector<float> logits(floats(D::kVocab));
         int first = 0;
-        for (const kernels::Matrix& slice : model_.head.slices) {
-            linear(slice, normed, logits.data() + first, D::kVocab);
-            first += slice.spec.rows;
+        for (const kernels::Matrix* slice : model_.head.slices) {
+            linear(*slice, normed, logits.data() + first, D::kVocab);
+            first += slice->spec.rows;
         }
         return logits;
     }
@@ -59,7 +59,7 @@ class Reference {
 
     void attention(const layers::Attention& layer, std::vector<float>& x) {
         const std::vector<float> normed = norm(layer.input_norm, x, rows_, D::kHidden);
-        std::vector<float> q = linear(layer.q, normed), k = linear(layer.k, normed), v = linear(layer.v, normed);
+        std::vector<float> q = linear(*layer.q, normed), k = linear(*layer.k, normed), v = linear(*layer.v, normed);
         if (layer.q_norm.weight) q = norm(layer.q_norm, q, rows_ * D::kHeads, D::kHeadDim);
         if (layer.k_norm.weight) k = norm(layer.k_norm, k, rows_ * D::kKvHeads, D::kHeadDim);
         std::vector<float> cos(floats(D::kHeadDim / 2)), sin(cos.size());
@@ -67,7 +67,7 @@ class Reference {
                             cos.data(), sin.data());
         kernels::rope(compute_, q.data(), cos.data(), sin.data(), rows_, D::kHeads, D::kHeadDim);
         kernels::rope(compute_, k.data(), cos.data(), sin.data(), rows_, D::kKvHeads, D::kHeadDim);
-        add(x, linear(layer.o, attend(layer, q, k, v)));
+        add(x, linear(*layer.o, attend(layer, q, k, v)));
     }
 
     std::vector<float> attend(const layers::Attention& layer, const std::vector<float>& q, const std::vector<float>& k,
@@ -94,7 +94,7 @@ class Reference {
 
     void experts(std::vector<float>& x) {
         Call call{model_.moe.layer, rows_, D::kTopK, norm(model_.moe.norm, x, rows_, D::kHidden), {}, {}};
-        const std::vector<float> logits = linear(model_.moe.router, call.x);
+        const std::vector<float> logits = linear(*model_.moe.router, call.x);
         call.ids.resize(floats(D::kTopK));
         call.weights.resize(floats(D::kTopK));
         kernels::route_softmax_topk(compute_, logits.data(), rows_, D::kExperts, D::kTopK, true, call.ids.data(),
@@ -103,12 +103,12 @@ class Reference {
     }
 
     void mlp(std::vector<float>& x) {
-        const kernels::Mlp& weights = model_.mlp.weights;
+        const layers::Mlp& layer = model_.mlp;
         const std::vector<float> normed = norm(model_.mlp.norm, x, rows_, D::kHidden);
-        std::vector<float> gate = linear(weights.gate, normed);
-        const std::vector<float> up = linear(weights.up, normed);
+        std::vector<float> gate = linear(*layer.gate, normed);
+        const std::vector<float> up = linear(*layer.up, normed);
         compute_.table().silu_mul(gate.data(), up.data(), gate.data(), static_cast<int>(gate.size()));
-        add(x, linear(weights.down, gate));
+        add(x, linear(*layer.down, gate));
     }
 
     SmallDecoder& model_;

@@ -4,6 +4,7 @@
 
 #include <algorithm>
 #include <array>
+#include <deque>
 #include <memory>
 #include <numeric>
 #include <vector>
@@ -36,7 +37,7 @@ class SmallDecoder {
                .router = matrix(kExperts, kHidden, quant::Format::f32),
                .top_k = kTopK,
                .normalise = true};
-        mlp = {1, norm(kHidden), {matrix(kWidth, kHidden), matrix(kWidth, kHidden), matrix(kHidden, kWidth)}};
+        mlp = {1, norm(kHidden), matrix(kWidth, kHidden), matrix(kWidth, kHidden), matrix(kHidden, kWidth)};
         head = {norm(kHidden), {matrix(32, kHidden), matrix(kVocab - 32, kHidden)}};
         frequencies = normal_floats(kHeadDim / 2, 3);
     }
@@ -90,12 +91,12 @@ class SmallDecoder {
         return made;
     }
 
-    kernels::Matrix matrix(int rows, int cols, quant::Format format) {
+    const kernels::Matrix* matrix(int rows, int cols, quant::Format format) {
         const auto scale = quant::is_integer(format) ? quant::ScaleType::f32 : quant::ScaleType::none;
         matrices_.push_back(random_matrix(rows, cols, format, scale, seed_++));
-        return matrices_.back().matrix;
+        return &matrices_.back().matrix;
     }
-    kernels::Matrix matrix(int rows, int cols) { return matrix(rows, cols, toy.shape().format); }
+    const kernels::Matrix* matrix(int rows, int cols) { return matrix(rows, cols, toy.shape().format); }
 
     layers::Norm norm(int n) {
         norms_.push_back(normal_floats(static_cast<std::size_t>(n), seed_++));
@@ -114,13 +115,13 @@ class SmallDecoder {
                                .window = layer == 0 ? 0 : 9,
                                .o = matrix(kHidden, kHeads * kHeadDim)};
         norms_.push_back(normal_floats(kHidden, seed_++));
-        made.o.bias = norms_.back().data();
+        matrices_.back().matrix.bias = norms_.back().data();  // that of o
         if (layer == 0) made.q_norm = norm(kHeadDim);
         if (layer == 0) made.k_norm = norm(kHeadDim);
         return made;
     }
 
-    std::vector<PackedMatrix> matrices_;
+    std::deque<PackedMatrix> matrices_;  // layers point into it
     std::vector<std::vector<float>> norms_;
     unsigned seed_ = 1;
     std::array<std::int64_t, kMaxRows> positions{}, begins{};

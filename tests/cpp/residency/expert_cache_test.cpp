@@ -19,11 +19,11 @@ class FakeSource final : public store::RecordSource {
     explicit FakeSource(unsigned seed) : random_(seed) {}
 
     int failures_in_ten = 0;
-    std::set<ExpertId> started;  // in flight
+    std::set<int> started;  // in flight
 
-    void start(ExpertId id, std::byte* slot, bool) override {
-        EXPECT_TRUE(started.insert(id).second) << "loaded twice at the same time";
-        flying_.push_back({id, slot});
+    void start(int number, std::byte* slot, bool) override {
+        EXPECT_TRUE(started.insert(number).second) << "loaded twice at the same time";
+        flying_.push_back({number, slot});
     }
     void flush() override {}
     void poll(std::vector<store::Arrival>& out) override { deliver(out, random_() % 2); }
@@ -33,7 +33,7 @@ class FakeSource final : public store::RecordSource {
 
   private:
     struct Flying {
-        ExpertId id;
+        int number;
         std::byte* slot;
     };
     void deliver(std::vector<store::Arrival>& out, std::size_t count) {
@@ -41,11 +41,11 @@ class FakeSource final : public store::RecordSource {
             const std::size_t at = random_() % flying_.size();
             const Flying one = flying_[at];
             flying_.erase(flying_.begin() + static_cast<std::ptrdiff_t>(at));
-            started.erase(one.id);
-            std::memcpy(one.slot, &one.id, sizeof one.id);
-            out.push_back({one.id, {}});
+            started.erase(one.number);
+            std::memcpy(one.slot, &one.number, sizeof one.number);
+            out.push_back({one.number, {}});
             if (static_cast<int>(random_() % 10) < failures_in_ten)
-                out.back().error = Error(ErrorKind::io, text("no record ", one.id.expert));
+                out.back().error = Error(ErrorKind::io, text("no record ", one.number));
         }
     }
     std::mt19937 random_;
@@ -67,9 +67,9 @@ struct Fixture {
         while (cache.loading() > 0) cache.wait();
     }
     bool holds(const Pin& pin, ExpertId one) const {
-        ExpertId found;
+        int found;
         std::memcpy(&found, pin.data(), sizeof found);
-        return found == one;
+        return found == catalog->number(one);
     }
 
     VirtualClock clock;

@@ -38,7 +38,7 @@ struct World {
     std::byte* slot(ExpertId id) const {
         return slots.data() + static_cast<std::size_t>(catalog->number(id)) * slot_bytes();
     }
-    void start(ExpertId one, bool urgent = true) { source->start(one, slot(one), urgent); }
+    void start(ExpertId one, bool urgent = true) { source->start(catalog->number(one), slot(one), urgent); }
     void start_all() {
         for (const ExpertLayer& layer : catalog->layers())
             for (int expert = 0; expert < layer.experts(); ++expert) start({layer.layer, expert});
@@ -95,8 +95,8 @@ TEST(RecordSource, RecordsEqualThePackedStoreWhateverTheWay) {
                 std::set<ExpertId> seen;
                 for (const Arrival& arrival : arrivals) {
                     EXPECT_FALSE(arrival.error) << arrival.error->what();
-                    EXPECT_TRUE(seen.insert(arrival.id).second);
-                    EXPECT_TRUE(world.intact(arrival.id));
+                    EXPECT_TRUE(seen.insert(world.catalog->id(arrival.number)).second);
+                    EXPECT_TRUE(world.intact(world.catalog->id(arrival.number)));
                 }
                 EXPECT_GE(world.source->counters().bytes, 18 * 3 * std::size_t{48} * 70 * 2 / (kind.packed ? 4 : 1));
             }
@@ -110,7 +110,8 @@ TEST(RecordSource, StagingBoundsWhatIsInFlightAndEverythingStillArrives) {
     world.start_all();
     const auto arrivals = world.collect();
     EXPECT_EQ(arrivals.size(), 18u);
-    for (const Arrival& arrival : arrivals) EXPECT_TRUE(!arrival.error && world.intact(arrival.id));
+    for (const Arrival& arrival : arrivals)
+        EXPECT_TRUE(!arrival.error && world.intact(world.catalog->id(arrival.number)));
     EXPECT_LE(reader->most_in_flight, 4u);
 }
 
@@ -130,7 +131,7 @@ TEST(RecordSource, UrgentRecordsAreReadFirst) {
     World world({}, false, std::move(scripted), 4 * kPageBytes);  // room for little, so the order shows
     for (int expert = 0; expert < 6; ++expert) world.start(world.id(0, expert), false);
     world.start(world.id(2, 3), true);
-    EXPECT_EQ(world.collect().front().id, world.id(2, 3));
+    EXPECT_EQ(world.collect().front().number, world.catalog->number(world.id(2, 3)));
 }
 
 Arrival only(World& world, ExpertId id) {
@@ -220,7 +221,7 @@ TEST(RecordSource, OneBadReadSpoilsOneRecord) {
                     EXPECT_EQ(arrival.error->kind(), ErrorKind::io) << arrival.error->what();
                 }
                 if (!arrival.error) {
-                    EXPECT_TRUE(world.intact(arrival.id));
+                    EXPECT_TRUE(world.intact(world.catalog->id(arrival.number)));
                 }
             }
             EXPECT_EQ(failed, 1) << plan << " packed " << packed;

@@ -1,4 +1,4 @@
-"""Shares and ratios are formed inside a round; the best peer of the same bits is the one compared with."""
+"""Shares are formed of the limits around a sample, ratios inside a round and over the best peer of the same bits."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ import pytest
 
 from peer_cases import Case
 from peer_figures import Spread, figures, ratios
-from peer_limits import Limits
+from peer_limits import Limits, between
 from peer_rounds import Round, Sample
 
 
@@ -16,8 +16,8 @@ def case(name: str, family: str, bits: str, isa: str | None = None) -> Case:
     return Case(name, family, bits, "run.py", Path("model"), 1000, "f32" if bits == "bf16" else "int8", isa)
 
 
-def sample(decode: float, prefill: float, tokens: list[int], rss: int = 1) -> Sample:
-    return Sample(decode, prefill, rss, tokens, "", {})
+def sample(decode: float, prefill: float, tokens: list[int], rss: int = 1, speed: float = 1.0) -> Sample:
+    return Sample(decode * speed, prefill * speed, rss, tokens, "", {}, limits(40_000.0 * speed))
 
 
 def limits(read: float) -> Limits:
@@ -33,15 +33,14 @@ CASES = [OURS, FORCED, SLOW, FAST, OTHER, HF]
 # The second round meets a machine half as fast: shares and ratios of a round do not see it.
 ROUNDS = [
     Round(
-        limits(40_000.0 * speed),
         {
-            OURS.name: sample(30 * speed, 90 * speed, [1, 2, 3], rss=10 * round_number),
-            FORCED.name: sample(24 * speed, 45 * speed, [1, 2, 3]),
-            SLOW.name: sample(10 * speed, 60 * speed, [1, 2, 9]),
-            FAST.name: sample(20 * speed, 30 * speed, [7, 2, 3]),
-            OTHER.name: sample(500.0, 500.0, [1, 2, 3]),
-            HF.name: sample(2 * speed, 45 * speed, [1, 2, 3]),
-        },
+            OURS.name: sample(30, 90, [1, 2, 3], rss=10 * round_number, speed=speed),
+            FORCED.name: sample(24, 45, [1, 2, 3], speed=speed),
+            SLOW.name: sample(10, 60, [1, 2, 9], speed=speed),
+            FAST.name: sample(20, 30, [7, 2, 3], speed=speed),
+            OTHER.name: sample(500, 500, [1, 2, 3]),
+            HF.name: sample(2, 45, [1, 2, 3], speed=speed),
+        }
     )
     for round_number, speed in ((1, 1.0), (2, 0.5), (3, 1.0))
 ]
@@ -74,7 +73,7 @@ def test_ratios_take_the_best_of_the_same_bits_in_each_discipline() -> None:
 
 
 def test_a_case_that_failed_in_some_rounds_is_judged_by_the_others() -> None:
-    late = [Round(None, {OURS.name: sample(30, 90, [1])}), ROUNDS[0]]
+    late = [Round({OURS.name: sample(30, 90, [1])}), ROUNDS[0]]
     found = figures(FAST, late, 800.0, 100, OURS.name)
     assert (found.decode.median, found.agreeing) == (20, None)
     assert [ratio.value.median for ratio in ratios([OURS, FAST], late, {**FOUND, FAST.name: found})] == [1.5, 3.0]
@@ -86,3 +85,14 @@ def test_a_case_that_failed_in_some_rounds_is_judged_by_the_others() -> None:
 )
 def test_the_unit_is_the_one_that_the_case_could_use(type: str, isa: str | None, want: float | None) -> None:
     assert limits(1.0).unit(type, isa) == want
+
+
+def test_limits_around_a_sample_are_the_means_of_both() -> None:
+    around = between(limits(10.0), limits(30.0))
+    assert (around.read_bytes_per_second, around.units) == (20.0, limits(1.0).units)
+
+
+def test_without_limits_there_are_no_shares() -> None:
+    bare = Sample(30, 90, 1, [1], "", {})
+    found = figures(OURS, [Round({OURS.name: bare})], 800.0, 100, OURS.name)
+    assert (found.read_share, found.unit_share) == (None, None)

@@ -339,7 +339,10 @@ def test_statistics_are_of_one_run():
         assert stats.prefill_tokens_per_s == pytest.approx(40 / stats.prefill_s)
         assert stats.decode_tokens_per_s == pytest.approx(4 / stats.decode_s)
         assert stats.peak_bytes_by_entry == {"kv": 4096}
-        assert set(stats.lanes_s) == {"compute", "stall", "arrival", "ssd"}
+        assert set(stats.lanes_s) == {
+            *("compute", "stall", "arrival", "ssd"),
+            *("stream stall", "stream arrival", "stream ssd"),
+        }
 
 
 def test_closing_the_engine_ends_an_open_stream():

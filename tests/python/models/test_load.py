@@ -115,7 +115,7 @@ def test_a_failed_load_gives_everything_back(tiny_checkpoint: Checkpoints, monke
         made.append(_core.Runtime(**options))
         return made[-1]
 
-    def fail(*_: Any) -> None:
+    def fail(*_: Any, **__: Any) -> None:
         raise KeyboardInterrupt
 
     monkeypatch.setattr(load, "Runtime", runtime)

@@ -28,6 +28,9 @@ GIB = 1 << 30
 # Qwen3-30B-A3B in q4.
 LARGE = Footprint(
     trunk=900 << 20,
+    small=52 << 20,
+    units=(14 << 20,) * 48 + (8 << 20,) * 22,
+    in_place=False,
     record=2 << 20,
     records=48 * 128 * (2 << 20),
     layers=48,
@@ -53,7 +56,9 @@ DENSE = dataclasses.replace(
 
 
 def plan(model: Footprint, host_memory: int | str, threads: int = 2, **settled: Any) -> MemoryPlan:
-    return plan_memory(model, EngineConfig(model="m", host_memory=host_memory, **settled), threads)
+    """The trunk stays in memory unless `settled` says otherwise."""
+    config = EngineConfig(model="m", host_memory=host_memory, **{"stream": "off", **settled})
+    return plan_memory(model, config, threads)
 
 
 def lines(made: MemoryPlan) -> dict[str, int]:
@@ -149,6 +154,53 @@ def test_a_plan_never_exceeds_its_budget(
     assert slots <= max(model.records, 2 * model.record)
     assert made.least - lines(made).get("expert slots", 0) + slots <= budget
     assert 1 <= made.logit_rows <= made.prefill_chunk
+
+
+def test_what_does_not_fit_is_streamed_and_what_fits_is_not() -> None:
+    least = plan(LARGE, "min", stream="auto")
+    assert least.stream is None
+    assert least == plan(LARGE, "min"), "'min' keeps the trunk in memory"
+    made = plan(LARGE, least.budget - 1, stream="auto")
+    assert made.stream is not None
+    assert made.expert_slots >= 2
+    window = made.stream.shape.window
+    assert lines(made)["trunk"] == LARGE.small
+    assert lines(made)["layer stream"] == window * max(LARGE.units)
+    assert made.stream.kept > 0.8 * made.stream.units, "nearly all of it fits"
+    assert made.stream.bytes_per_step + made.stream.kept_bytes == sum(LARGE.units)
+    assert made.stream.kept_bytes <= made.stream.keep_bytes
+    smallest = plan(LARGE, "min", stream="interleave")
+    assert smallest.least == sum(lines(smallest).values()) < LARGE.trunk / 2
+    with pytest.raises(BudgetError, match="layer stream"):
+        plan(LARGE, smallest.least - 1, stream="auto")
+
+
+def test_more_memory_streams_less() -> None:
+    smallest = plan(DENSE, "min", stream="interleave").least
+    made = [plan(DENSE, budget, stream="auto") for budget in range(smallest, 2 * GIB, 40 << 20)]
+    reads = [one.stream.bytes_per_step if one.stream else 0 for one in made]
+    assert reads == sorted(reads, reverse=True)
+    assert reads[0] == sum(DENSE.units) and reads[-1] == 0
+    assert all(one.least <= one.budget for one in made)
+
+
+@pytest.mark.parametrize(
+    ("name", "window", "batch"),
+    [("zero-inference", 2, 1), ("superpipeline:6,3", 6, 3), ("tpi-llm:3", 3, 1), ("se-moe:5", 5, 1), ("tpi-llm", 2, 1)],
+)
+def test_named_streams_keep_nothing(name: str, window: int, batch: int) -> None:
+    made = plan(DENSE, 8 * GIB, stream=name)
+    assert made.stream is not None
+    assert (made.stream.shape.window, made.stream.shape.batch, made.stream.kept) == (window, batch, 0)
+    assert lines(made)["layer stream"] == window * max(DENSE.units)
+
+
+@pytest.mark.parametrize(
+    "text", ["", "on", "se-moe:", "se-moe:0", "superpipeline:2,3", "tpi-llm:1,2", "zero-inference:2"]
+)
+def test_a_stream_that_makes_no_sense_is_refused(text: str) -> None:
+    with pytest.raises(UsageError, match="stream"):
+        EngineConfig(model="m", stream=text)
 
 
 def test_every_buffer_grows_with_the_rows() -> None:
