@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from moestro import core
-from moestro.demo.random_moe import Shape
+from moestro.demo.random_model import Shape
 
 _SCALES = {"bf16": "none", "q8": "f16", "q4": "f16"}
 

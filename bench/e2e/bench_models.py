@@ -1,4 +1,4 @@
-"""The benches' random Qwen3-MoE models: written once into a working folder, whole or not at all."""
+"""The benches' random models, Qwen3-MoE and dense Qwen3: written once into a working folder, whole or not at all."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from dataclasses import replace
 from pathlib import Path
 
 from moestro.cache_dir import PARTIAL, cache_root
-from moestro.demo.random_moe import Shape, write_random_checkpoint
+from moestro.demo.random_model import Shape, write_random_checkpoint
 from moestro.pack import pack_checkpoint
 
 _LARGE = Shape(
@@ -46,7 +46,19 @@ _TINY = Shape(
     expert_width=256,
     context=1024,
 )
-SHAPES = {"tiny": _TINY, "1gb": _SMALL, "4gb": replace(_LARGE, layers=14), "8gb": _LARGE}
+_DENSE = Shape(
+    hidden=2048,
+    layers=24,
+    heads=16,
+    kv_heads=8,
+    head_dim=128,
+    experts=0,
+    experts_per_token=0,
+    expert_width=6144,
+    context=4096,
+    vocab=32000,
+)
+SHAPES = {"tiny": _TINY, "1gb": _SMALL, "4gb": replace(_LARGE, layers=14), "8gb": _LARGE, "dense": _DENSE}
 
 
 def default_work() -> Path:

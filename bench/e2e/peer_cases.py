@@ -9,7 +9,7 @@ from pathlib import Path
 
 from active_weights import bf16_bytes, gguf_bytes, moestro_bytes
 from moestro import EngineConfig, core
-from moestro.demo.random_moe import Shape
+from moestro.demo.random_model import Shape
 from peer_models import PeerModels
 
 _LLAMA = 'CMAKE_ARGS="-DGGML_NATIVE=ON" pip install llama-cpp-python'

@@ -7,7 +7,7 @@ import json
 from collections.abc import Callable
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Protocol
+from typing import Any, Protocol
 
 import numpy as np
 
@@ -21,6 +21,8 @@ class Answer:
     ttft_s: float  # until the first token is known
     decode_s: float  # all further tokens
     tokens: list[int]
+    decode_read: int | None = None  # bytes read from the disk for these, page faults included
+    stats: dict[str, Any] | None = None  # what the peer counted itself
 
 
 class Peer(Protocol):
@@ -66,6 +68,12 @@ def random_prompt(length: int, vocab: int, seed: int) -> list[int]:
     """The same for every peer."""
     ids: list[int] = np.random.default_rng([seed, length]).integers(0, vocab, length).tolist()
     return ids
+
+
+def disk_bytes() -> int:
+    """What this process has had read from disks so far."""
+    lines = Path("/proc/self/io").read_text().splitlines()
+    return next(int(line.split()[1]) for line in lines if line.startswith("read_bytes:"))
 
 
 def peak_rss() -> int:

@@ -9,7 +9,7 @@ from typing import Any
 import llama_cpp
 import numpy as np
 
-from peer_runner import Answer, Settings, serve
+from peer_runner import Answer, Settings, disk_bytes, serve
 
 
 @llama_cpp.llama_log_callback
@@ -44,10 +44,10 @@ class LlamaCpp:
         llama_cpp.llama_memory_clear(llama_cpp.llama_get_memory(self._context), True)
         begun = time.perf_counter()
         tokens = [self._next(prompt)]
-        first = time.perf_counter()
+        first, read = time.perf_counter(), disk_bytes()
         while len(tokens) < count:
             tokens.append(self._next(tokens[-1:]))
-        return Answer(first - begun, time.perf_counter() - first, tokens)
+        return Answer(first - begun, time.perf_counter() - first, tokens, disk_bytes() - read)
 
     def _next(self, ids: list[int]) -> int:
         tokens = (llama_cpp.llama_token * len(ids))(*ids)  # the batch borrows it

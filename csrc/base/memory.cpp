@@ -2,6 +2,7 @@
 
 #include <sys/mman.h>
 
+#include <cstdint>
 #include <cstring>
 #include <utility>
 
@@ -10,12 +11,33 @@
 
 namespace moestro {
 
+namespace {
+
+constexpr std::size_t kHugeBytes = std::size_t{2} << 20;
+
+std::byte* map(std::size_t bytes) {
+    void* mapped = ::mmap(nullptr, bytes, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
+    if (mapped == MAP_FAILED)
+        fail(ErrorKind::budget, "the system refused ", bytes, " bytes of memory (", std::strerror(errno), ")");
+    return static_cast<std::byte*>(mapped);
+}
+
+// At a multiple of a huge page, so that none is lost at the ends: maps more, and gives what is over back.
+std::byte* map_aligned(std::size_t bytes) {
+    std::byte* mapped = map(bytes + kHugeBytes);
+    const std::size_t before =
+        round_up(reinterpret_cast<std::uintptr_t>(mapped), kHugeBytes) - reinterpret_cast<std::uintptr_t>(mapped);
+    if (before) ::munmap(mapped, before);
+    ::munmap(mapped + before + bytes, kHugeBytes - before);
+    return mapped + before;
+}
+
+}  // namespace
+
 PageBuffer::PageBuffer(std::size_t bytes, bool huge) : size_(round_up(bytes, kPageBytes)) {
     if (size_ == 0) return;
-    void* mapped = ::mmap(nullptr, size_, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
-    if (mapped == MAP_FAILED)
-        fail(ErrorKind::budget, "the system refused ", size_, " bytes of memory (", std::strerror(errno), ")");
-    data_ = static_cast<std::byte*>(mapped);
+    const bool gains = huge && size_ >= kHugeBytes;
+    data_ = gains ? map_aligned(size_) : map(size_);
     if (huge) ::madvise(data_, size_, MADV_HUGEPAGE);
 }
 

@@ -9,7 +9,7 @@
 namespace moestro::memory {
 
 Staging::Staging(std::shared_ptr<Ledger> ledger, std::size_t bytes)
-    : reservation_(std::move(ledger), "staging", bytes), buffer_(bytes) {
+    : reservation_(std::move(ledger), "staging", bytes), buffer_(bytes, true) {
     MOESTRO_CHECK(bytes > 0 && bytes % kPageBytes == 0);
 }
 

@@ -6,7 +6,7 @@ import subprocess
 import sys
 from pathlib import Path
 
-from moestro.demo.random_moe import Shape
+from moestro.demo.random_model import Shape
 
 _BENCH = Path(__file__).resolve().parents[2] / "bench" / "e2e"
 

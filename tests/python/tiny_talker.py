@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from moestro.demo.random_moe import Shape, write_random_checkpoint
+from moestro.demo.random_model import Shape, write_random_checkpoint
 
 SHAPE = Shape(
     hidden=64,

@@ -9,7 +9,7 @@ import pytest
 from tiny_gguf import SHAPE, run_bench
 
 from moestro.checkpoint.index import read_index
-from moestro.demo.random_moe import write_random_checkpoint
+from moestro.demo.random_model import write_random_checkpoint
 
 
 @pytest.fixture(scope="session")

@@ -1,21 +1,25 @@
 """A random model is a checkpoint that transformers itself reads."""
 
+from dataclasses import replace
+
 import pytest
 import tiny_talker
 
 from moestro.checkpoint import disk_space
-from moestro.demo.random_moe import write_random_checkpoint
+from moestro.demo.random_model import write_random_checkpoint
 from moestro.errors import StorageError
 from moestro.models.registry import open_checkpoint
 from moestro.text.model_text import read_model_text
 
 
-def test_transformers_and_moestro_read_it(tmp_path):
+@pytest.mark.parametrize("experts", (tiny_talker.SHAPE.experts, 0))
+def test_transformers_and_moestro_read_it(experts, tmp_path):
     import torch
     from transformers import AutoModelForCausalLM, AutoTokenizer
 
     directory, seen = tmp_path / "model", []
-    write_random_checkpoint(directory, tiny_talker.SHAPE, lambda done, total: seen.append((done, total)))
+    shape = replace(tiny_talker.SHAPE, experts=experts)
+    write_random_checkpoint(directory, shape, lambda done, total: seen.append((done, total)))
     assert seen == sorted(seen)
     assert seen[-1][0] == seen[-1][1]
     checkpoint = open_checkpoint(directory)

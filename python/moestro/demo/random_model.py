@@ -1,4 +1,4 @@
-"""Random-weight Qwen3-MoE checkpoints of any shape, as Hugging Face has them: for benches and tests.
+"""Random-weight Qwen3-MoE and dense Qwen3 checkpoints of any shape, as Hugging Face has them: for benches and tests.
 
 Real checkpoints in every respect but one: they have learned nothing.
 """
@@ -29,7 +29,10 @@ _LAYERS_PER_SHARD = 2
 
 @dataclass(frozen=True)
 class Shape:
-    """Sizes of a Qwen3-MoE model. vocab: None for the tokenizer's own; more leaves rows that no text uses."""
+    """Sizes of a Qwen3-MoE model; without experts, of a dense Qwen3 whose MLP is `expert_width` wide.
+
+    vocab: None for the tokenizer's own; more leaves rows that no text uses.
+    """
 
     hidden: int
     layers: int
@@ -81,11 +84,18 @@ def _layer(shape: Shape, prefix: str) -> Iterator[TensorEntry]:
     yield _entry(attention + "q_norm.weight", shape.head_dim)
     yield _entry(attention + "k_norm.weight", shape.head_dim)
     yield _entry(prefix + "post_attention_layernorm.weight", shape.hidden)
+    if not shape.experts:
+        yield from _gated_mlp(shape, prefix + "mlp.")
+        return
     yield _entry(prefix + "mlp.gate.weight", shape.experts, shape.hidden)
     for expert in range(shape.experts):
-        yield _entry(f"{prefix}mlp.experts.{expert}.gate_proj.weight", shape.expert_width, shape.hidden)
-        yield _entry(f"{prefix}mlp.experts.{expert}.up_proj.weight", shape.expert_width, shape.hidden)
-        yield _entry(f"{prefix}mlp.experts.{expert}.down_proj.weight", shape.hidden, shape.expert_width)
+        yield from _gated_mlp(shape, f"{prefix}mlp.experts.{expert}.")
+
+
+def _gated_mlp(shape: Shape, prefix: str) -> Iterator[TensorEntry]:
+    yield _entry(prefix + "gate_proj.weight", shape.expert_width, shape.hidden)
+    yield _entry(prefix + "up_proj.weight", shape.expert_width, shape.hidden)
+    yield _entry(prefix + "down_proj.weight", shape.hidden, shape.expert_width)
 
 
 def _entry(name: str, *shape: int) -> TensorEntry:
@@ -136,24 +146,20 @@ class _RandomWeights:
 
 
 def _config(shape: Shape, vocab: int, end_token: int | None) -> dict[str, Any]:
+    name, model_type = ("Qwen3Moe", "qwen3_moe") if shape.experts else ("Qwen3", "qwen3")
     return {
-        "architectures": ["Qwen3MoeForCausalLM"],
-        "model_type": "qwen3_moe",
+        "architectures": [f"{name}ForCausalLM"],
+        "model_type": model_type,
         "attention_bias": False,
         "attention_dropout": 0.0,
-        "decoder_sparse_step": 1,
+        **(_moe_config(shape) if shape.experts else {}),
         "eos_token_id": end_token,
         "head_dim": shape.head_dim,
         "hidden_act": "silu",
         "hidden_size": shape.hidden,
-        "intermediate_size": 4 * shape.expert_width,
+        "intermediate_size": (4 if shape.experts else 1) * shape.expert_width,
         "max_position_embeddings": shape.context,
-        "mlp_only_layers": [],
-        "moe_intermediate_size": shape.expert_width,
-        "norm_topk_prob": True,
         "num_attention_heads": shape.heads,
-        "num_experts": shape.experts,
-        "num_experts_per_tok": shape.experts_per_token,
         "num_hidden_layers": shape.layers,
         "num_key_value_heads": shape.kv_heads,
         "rms_norm_eps": 1e-6,
@@ -162,6 +168,17 @@ def _config(shape: Shape, vocab: int, end_token: int | None) -> dict[str, Any]:
         "torch_dtype": "bfloat16",
         "use_sliding_window": False,
         "vocab_size": vocab,
+    }
+
+
+def _moe_config(shape: Shape) -> dict[str, Any]:
+    return {
+        "decoder_sparse_step": 1,
+        "mlp_only_layers": [],
+        "moe_intermediate_size": shape.expert_width,
+        "norm_topk_prob": True,
+        "num_experts": shape.experts,
+        "num_experts_per_tok": shape.experts_per_token,
     }
 
 

@@ -1,0 +1,38 @@
+"""moestro within a budget, read from the disk as it goes. Options: {"host_memory": bytes, "stream": ...}."""
+
+from __future__ import annotations
+
+import time
+from contextlib import closing
+
+from moestro import LLM, SamplingParams, __version__
+from peer_runner import Answer, Settings, disk_bytes, serve
+
+
+class ShortMoestro:
+    def __init__(self, settings: Settings) -> None:
+        self._llm = LLM(
+            settings.model, threads=settings.threads, max_model_len=settings.context, say=None, **settings.options
+        )
+        report = self._llm.report()
+        self.vocab = self._llm._open().intake.vocab_size
+        self.about = f"moestro {__version__}: {report.isa} kernels, {report.reader} {report.file_mode}; " + (
+            report.stream or f"{report.expert_slots} of {report.experts} experts fit"
+        )
+
+    def answer(self, prompt: list[int], count: int) -> Answer:
+        params = SamplingParams(max_tokens=count, temperature=0.0, ignore_eos=True)
+        begun, tokens = time.perf_counter(), list[int]()
+        first = before = 0.0
+        with closing(self._llm.stream(prompt, params)) as chunks:
+            for chunk in chunks:
+                if not tokens:
+                    first, before = time.perf_counter(), disk_bytes()
+                tokens += chunk.token_ids
+        ended, stats = time.perf_counter(), self._llm.stats()
+        assert stats is not None
+        return Answer(first - begun, ended - first, tokens, disk_bytes() - int(before), stats.as_dict())
+
+
+if __name__ == "__main__":
+    serve(ShortMoestro)
