@@ -1,4 +1,7 @@
-"""llama.cpp as a peer, through the plain bindings of llama-cpp-python. Options: {"repack": bool}."""
+"""llama.cpp as a peer, through the plain bindings of llama-cpp-python.
+
+Options: {"repack": bool, "draw": bool}; draw: every next token is drawn from all of them, whatever the logits say.
+"""
 
 from __future__ import annotations
 
@@ -36,6 +39,7 @@ class LlamaCpp:
         self._context = llama_cpp.llama_init_from_model(self._model, context_settings)
         if not self._context:
             raise RuntimeError(f"llama.cpp could not make a context for {settings.model}")
+        self._draw = np.random.default_rng(settings.seed) if settings.options.get("draw") else None
         self.vocab = llama_cpp.llama_vocab_n_tokens(llama_cpp.llama_model_get_vocab(self._model))
         system = llama_cpp.llama_print_system_info().decode().strip()
         self.about = f"llama-cpp-python {llama_cpp.__version__}: {settings.options}; {system}"
@@ -55,6 +59,8 @@ class LlamaCpp:
         if status != 0:
             raise RuntimeError(f"llama_decode failed with status {status}")
         logits = llama_cpp.llama_get_logits_ith(self._context, -1)
+        if self._draw is not None:
+            return int(self._draw.integers(self.vocab))
         return int(np.argmax(np.ctypeslib.as_array(logits, (self.vocab,))))
 
 

@@ -1,4 +1,7 @@
-"""moestro within a budget, read from the disk as it goes. Options: {"host_memory": bytes, "stream": ...}."""
+"""moestro within a budget, read from the disk as it goes. Options: {"host_memory": bytes, "stream": ...}.
+
+Tokens are drawn from nearly flat distributions: greedy answers of a random model repeat themselves, and its experts.
+"""
 
 from __future__ import annotations
 
@@ -14,6 +17,7 @@ class ShortMoestro:
         self._llm = LLM(
             settings.model, threads=settings.threads, max_model_len=settings.context, say=None, **settings.options
         )
+        self._seed = settings.seed
         report = self._llm.report()
         self.vocab = self._llm._open().intake.vocab_size
         self.about = f"moestro {__version__}: {report.isa} kernels, {report.reader} {report.file_mode}; " + (
@@ -21,7 +25,7 @@ class ShortMoestro:
         )
 
     def answer(self, prompt: list[int], count: int) -> Answer:
-        params = SamplingParams(max_tokens=count, temperature=0.0, ignore_eos=True)
+        params = SamplingParams(max_tokens=count, temperature=50.0, seed=self._seed, ignore_eos=True)
         begun, tokens = time.perf_counter(), list[int]()
         first = before = 0.0
         with closing(self._llm.stream(prompt, params)) as chunks:

@@ -4,9 +4,10 @@
     python bench/e2e/short_memory.py --shape dense --only moestro     # layers streamed; needs no balloon
 
 Every run is a process of its own after a cold start (caches dropped), with a balloon (balloon.py) that leaves the share
-of the model's size and --spare for everything else. Decode is measured after a warm-up. Beside each run the disk is
-measured by the same reader with reads as large, twice, the second time counting: a host's own cache below a virtual
-disk is then as warm for the measurement as for the run.
+of the model's size and --spare for everything else. Decode is measured after a warm-up, over tokens drawn at random:
+greedy answers of a random model repeat themselves, and with them their experts. Beside each run the disk is measured by
+the same reader with reads as large, twice, the second time counting: a host's own cache below a virtual disk is then as
+warm for the measurement as for the run.
 """
 
 from __future__ import annotations
@@ -79,7 +80,7 @@ def main() -> None:
 
 def _run(peer: str, script: str, model: Path, share: float, size: int, seed: int, arguments: argparse.Namespace) -> Run:
     cap = int(share * size)
-    options: dict[str, Any] = {"host_memory": cap} if peer == "moestro" else {"repack": False}
+    options: dict[str, Any] = {"host_memory": cap} if peer == "moestro" else {"repack": False, "draw": True}
     settings = {
         "model": str(model),
         "threads": arguments.threads,

@@ -49,7 +49,7 @@ io::File::Cache parse_cache(const std::string& cache) {
 }
 
 py::dict measure_read_rate(const std::string& path, std::int64_t block_bytes, int depth, const std::string& reader,
-                           const std::string& cache, double seconds) {
+                           const std::string& cache, double seconds, std::uint64_t offset, std::size_t read_bytes) {
     require(block_bytes > 0 && depth > 0 && seconds > 0 && seconds <= 3600, ErrorKind::usage,
             "measure_read_rate: expected block_bytes, depth and seconds above 0 and seconds up to 3600; got ",
             block_bytes, ", ", depth, " and ", seconds);
@@ -60,9 +60,9 @@ py::dict measure_read_rate(const std::string& path, std::int64_t block_bytes, in
     {
         py::gil_scoped_release released;
         file = io::File::open(path, mode);
-        const auto engine = io::make_reader({.engine = reader, .depth = depth});
+        const auto engine = io::make_reader({.engine = reader, .depth = depth, .max_read_bytes = read_bytes});
         rate = io::measure_read_rate(*engine, file, static_cast<std::size_t>(block_bytes), depth,
-                                     static_cast<Nanos>(seconds * 1e9));
+                                     static_cast<Nanos>(seconds * 1e9), offset);
         info = engine->info();
     }
     if (!file->refusal().empty()) info.refused.push_back(file->refusal());
@@ -77,7 +77,7 @@ void bind_io(py::module_& module) {
     module.attr("READERS") = py::make_tuple("io_uring", "threads");
     module.def("xxh64", &checksum, "data"_a);
     module.def("measure_read_rate", &measure_read_rate, "path"_a, "block_bytes"_a, "depth"_a, "reader"_a, "cache"_a,
-               "seconds"_a);
+               "seconds"_a, "offset"_a = 0, "read_bytes"_a = 0);
 }
 
 }  // namespace moestro::bind

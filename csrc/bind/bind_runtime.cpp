@@ -20,8 +20,9 @@ io::File::Cache parse_cache(const std::string& name) {
 }
 
 RuntimeRef make_runtime(int threads, std::size_t host_memory, const std::string& isa, const std::string& math,
-                        const std::string& cache, const std::string& reader, int io_depth, const std::string& verify,
-                        const std::string& policy, std::optional<int> expert_slots, const std::string& faults) {
+                        const std::string& cache, const std::string& reader, int io_depth, std::size_t io_read_bytes,
+                        const std::string& verify, const std::string& policy, std::optional<int> expert_slots,
+                        const std::string& faults) {
     engine::RuntimeOptions options;
     options.threads = threads;
     options.isa = isa;
@@ -30,6 +31,7 @@ RuntimeRef make_runtime(int threads, std::size_t host_memory, const std::string&
     options.cache = parse_cache(cache);
     options.engine = reader;
     options.io_depth = io_depth;
+    options.io_read_bytes = io_read_bytes;
     options.verify = store::parse_verify(verify);
     options.policy = policy;
     options.expert_slots = expert_slots;
@@ -157,8 +159,8 @@ void bind_class(py::module_& module) {
     RuntimeClass runtime(module, "Runtime", "The budget, the files, the expert cache, the KV blocks and the threads.");
     runtime
         .def(py::init(&make_runtime), py::kw_only(), "threads"_a, "host_memory"_a, "isa"_a = "", "math"_a = "exact",
-             "cache"_a = "direct", "reader"_a = "auto", "io_depth"_a = 0, "verify"_a = "first", "policy"_a = "lru",
-             "expert_slots"_a = py::none(), "faults"_a = "")
+             "cache"_a = "direct", "reader"_a = "auto", "io_depth"_a = 0, "io_read_bytes"_a = 0, "verify"_a = "first",
+             "policy"_a = "lru", "expert_slots"_a = py::none(), "faults"_a = "")
         .def_property_readonly("compute", [](const RuntimeRef& self) { return self.slot->open()->compute(); })
         .def_property_readonly("ledger", [](const RuntimeRef& self) { return self.slot->open()->ledger(); })
         .def("begin_step", &begin_step, "rows"_a, "tentative"_a = py::none(), "units"_a = py::none())

@@ -46,8 +46,9 @@ struct RuntimeOptions {
     kernels::Math math = kernels::Math::exact;
     std::size_t host_memory = 0;  // bytes, hard
     io::File::Cache cache = io::File::Cache::direct;
-    std::string engine = "auto";  // reader engine
-    int io_depth = 0;             // 0 = reader's default
+    std::string engine = "auto";    // reader engine
+    int io_depth = 0;               // 0 = reader's default
+    std::size_t io_read_bytes = 0;  // longer reads are split; 0 = reader's default
     Verify verify = Verify::first;
     std::string policy = "lru";
     std::optional<int> expert_slots;  // tests: exactly this many slots, at least 2

@@ -16,7 +16,10 @@ constexpr std::size_t kStagingBytes = std::size_t{8} << 20;
 }  // namespace
 
 std::unique_ptr<io::Reader> Runtime::State::make_reader(std::span<std::byte> registered) const {
-    auto reader = world.make_reader({.engine = options.engine, .depth = options.io_depth, .registered = {registered}});
+    auto reader = world.make_reader({.engine = options.engine,
+                                     .depth = options.io_depth,
+                                     .max_read_bytes = options.io_read_bytes,
+                                     .registered = {registered}});
     if (options.faults.empty()) return reader;
     return std::make_unique<io::FaultyReader>(std::move(reader), io::FaultPlan::parse(options.faults));
 }

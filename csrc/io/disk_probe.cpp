@@ -1,5 +1,7 @@
 #include "io/disk_probe.h"
 
+#include <fcntl.h>
+
 #include <algorithm>
 #include <cstring>
 #include <utility>
@@ -16,12 +18,14 @@ namespace {
 // Hands out the file's whole blocks in order, each into the buffer of the block that just finished.
 class BlockWalk {
   public:
-    BlockWalk(Reader& reader, std::shared_ptr<const File> file, std::size_t block_bytes, int depth)
+    BlockWalk(Reader& reader, std::shared_ptr<const File> file, std::uint64_t offset, std::size_t block_bytes,
+              int depth)
         : reader_(reader),
           file_(std::move(file)),
           block_bytes_(block_bytes),
           // As slots are: a disk's controller takes so many pieces per request, and a huge page is one.
-          memory_(block_bytes * static_cast<std::size_t>(depth), true) {
+          memory_(block_bytes * static_cast<std::size_t>(depth), true),
+          next_(offset) {
         // The first touch of a page is not the disk's time.
         for (std::size_t at = 0; at < memory_.size(); at += kPageBytes) memory_.data()[at] = std::byte{1};
     }
@@ -38,7 +42,7 @@ class BlockWalk {
     std::shared_ptr<const File> file_;
     std::size_t block_bytes_;
     PageBuffer memory_;
-    std::uint64_t next_ = 0;
+    std::uint64_t next_;
 };
 
 // The memory of reads under way must outlive them, also when a failed read ends the measurement.
@@ -50,14 +54,19 @@ void drain(Reader& reader) {
 }  // namespace
 
 DiskRate measure_read_rate(Reader& reader, std::shared_ptr<const File> file, std::size_t block_bytes, int depth,
-                           Nanos at_most, const Clock& clock) {
+                           Nanos at_most, std::uint64_t offset, const Clock& clock) {
     require(block_bytes > 0 && block_bytes % kPageBytes == 0, ErrorKind::usage,
             "block_bytes must be a multiple of 4096, got ", block_bytes);
     require(depth >= 1, ErrorKind::usage, "depth must be at least 1, got ", depth);
-    require(file->size() >= block_bytes, ErrorKind::usage, file->path(), " has ", file->size(),
-            " bytes, less than one block of ", block_bytes, ": give a larger file");
+    require(offset % kPageBytes == 0, ErrorKind::usage, "offset must be a multiple of 4096, got ", offset);
+    require(file->size() >= block_bytes && file->size() - block_bytes >= offset, ErrorKind::usage, file->path(),
+            " has ", file->size(), " bytes, less than one block of ", block_bytes, " from ", offset,
+            " on: give a larger file");
 
-    BlockWalk walk(reader, file, block_bytes, depth);
+    // Otherwise a buffered read measures memory.
+    ::posix_fadvise(file->descriptor(), static_cast<off_t>(offset), 0, POSIX_FADV_DONTNEED);
+
+    BlockWalk walk(reader, file, offset, block_bytes, depth);
     DiskRate rate{.direct = file->direct()};
     const Nanos begin = clock.now();
     for (int buffer = 0; buffer < depth; ++buffer) walk.submit_into(static_cast<std::uint64_t>(buffer));

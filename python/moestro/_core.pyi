@@ -173,6 +173,7 @@ class Runtime:
         cache: str = "direct",  # "direct" | "buffered"
         reader: str = "auto",  # "auto" | "io_uring" | "threads"
         io_depth: int = 0,
+        io_read_bytes: int = 0,
         verify: str = "first",  # "first" | "always" | "never"
         policy: str = "lru",
         expert_slots: int | None = None,
@@ -326,9 +327,19 @@ class Head:
         """logits [len(rows), vocab] of norm(work.x) in these rows, a new array."""
 
 def measure_read_rate(
-    path: str, block_bytes: int, depth: int, reader: str, cache: str, seconds: float
+    path: str,
+    block_bytes: int,
+    depth: int,
+    reader: str,
+    cache: str,
+    seconds: float,
+    offset: int = 0,
+    read_bytes: int = 0,
 ) -> dict[str, Any]:
-    """Reads an existing file once from its start, for at most `seconds`, `depth` blocks in flight.
+    """Reads an existing file once from `offset` on, for at most `seconds`, `depth` blocks in flight.
+
+    offset: a multiple of 4096. read_bytes: longer blocks are read in such pieces; 0 is the reader's default. What the
+    page cache holds there is dropped first.
 
     -> bytes_per_second, bytes, seconds, reader, depth, direct, refused: list[str]. Raises StorageError,
     UnsupportedError for a reader that cannot run here, UsageError for a file shorter than one block.

@@ -18,6 +18,7 @@ FORMATS = ("f32", "bf16", "q8", "q4")
 KV_DTYPES = ("f32", "bf16", "f16")
 POLICIES = ("lru",)
 VERIFY_MODES = ("first", "always", "never")
+IO_MODES = ("auto", "direct", "cached")
 IO_ENGINES = ("auto", "io_uring", "threads")
 DEVICES = ("cpu",)
 MATHS = ("exact", "fast")
@@ -30,6 +31,7 @@ __all__ = [
     "FORMATS",
     "GREEDY_TEMPERATURE",
     "IO_ENGINES",
+    "IO_MODES",
     "KV_DTYPES",
     "MATHS",
     "POLICIES",
@@ -55,7 +57,9 @@ class EngineConfig:
     prefill_chunk: int | str = "auto"  # rows per prefill step
     policy: str = "lru"  # which unpinned expert leaves the cache first
     verify: str = "first"  # when checksums of packed records are checked
-    io: str = "auto"  # reader engine
+    io: str = "auto"  # "direct", "cached" (the page cache, outside the budget); "auto": by a trial on the model's files
+    io_engine: str = "auto"  # "io_uring", "threads"
+    io_depth: int | None = None  # reads in flight; None: the engine's default, or the trial's
     stream: str = "auto"  # how weights that do not fit pass through memory: "auto", "off" (they must fit), a name
     device: str = "cpu"
     math: str = "exact"  # "fast": bf16 weights take activations rounded to bf16, where the CPU has AVX512_BF16
@@ -73,7 +77,11 @@ class EngineConfig:
         _one_of("kv_dtype", self.kv_dtype, ("auto", *KV_DTYPES))
         _one_of("policy", self.policy, POLICIES)
         _one_of("verify", self.verify, VERIFY_MODES)
-        _one_of("io", self.io, IO_ENGINES)
+        if self.io in IO_ENGINES[1:]:
+            raise UsageError(f"io: expected one of {', '.join(IO_MODES)}; {self.io!r} is an io_engine")
+        _one_of("io", self.io, IO_MODES)
+        _one_of("io_engine", self.io_engine, IO_ENGINES)
+        _whole("io_depth", self.io_depth, 1, optional=True)
         parse_stream(self.stream)
         _one_of("device", self.device, DEVICES)
         _one_of("math", self.math, MATHS)

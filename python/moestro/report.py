@@ -39,6 +39,7 @@ class Report:
     file_mode: str  # "direct" | "buffered" | "mixed"
     depth: int  # reads in flight
     registered_bytes: int  # read buffers known to the kernel
+    io_choice: str  # why files are read so
     policy: str
     verify: str
     kv_dtype: str
@@ -82,8 +83,10 @@ class Report:
             )
         yield (
             f"reader: {self.reader}, {self.file_mode}, {self.depth} reads in flight, "
-            f"{format_bytes(self.registered_bytes)} registered, checksums: {self.verify}"
+            f"{format_bytes(self.registered_bytes)} registered, checksums: {self.verify} ({self.io_choice})"
         )
+        if self.file_mode != "direct":
+            yield "page cache: reads go through it; what it holds is the system's, outside the budget"
         yield from (f"not used: {reason}" for reason in self.refused)
 
     def __str__(self) -> str:

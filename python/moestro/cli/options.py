@@ -36,7 +36,11 @@ class EngineOptions:
     verify: Annotated[
         str, typer.Option(help="Checksums of packed records: first, always, never.", rich_help_panel=_ENGINE)
     ] = "first"
-    io: Annotated[str, typer.Option(help="Reader: auto, io_uring or threads.", rich_help_panel=_ENGINE)] = "auto"
+    io: Annotated[
+        str, typer.Option(help="direct, cached (through the page cache) or auto (a trial).", rich_help_panel=_ENGINE)
+    ] = "auto"
+    io_engine: Annotated[str, typer.Option(help="auto, io_uring or threads.", rich_help_panel=_ENGINE)] = "auto"
+    io_depth: Annotated[int | None, typer.Option(help="Reads in flight.", rich_help_panel=_ENGINE)] = None
     stream: Annotated[
         str,
         typer.Option(

@@ -13,6 +13,7 @@ from moestro.models.decoder import Decoder
 from moestro.models.opening import OpenedModel, open_model
 from moestro.models.resident import Progress, load_resident
 from moestro.models.spec import ModelSpec, MoeSpec
+from moestro.plan.io_choice import choose_io
 from moestro.plan.memory import MemoryPlan, plan_memory
 from moestro.threads import default_threads
 
@@ -47,19 +48,25 @@ def load_model(
     threads = config.threads or default_threads()
     footprint = opened.footprint()
     plan = plan_memory(footprint, config, threads, text)
+    io = choose_io(config, opened.files(), footprint.record or max(footprint.units))
     runtime = Runtime(
         threads=threads,
         host_memory=plan.budget,
         isa=knobs.ISA.read(),
         math=config.math if footprint.bf16 else "exact",
-        reader=config.io,
+        cache=io.way.cache,
+        reader=io.way.engine,
+        io_depth=io.way.depth,
+        io_read_bytes=io.way.read_bytes,
         verify=config.verify,
         policy=config.policy,
         expert_slots=config.expert_slots,
     )
     try:
         runtime.ledger.take("text", text)
-        return _load(opened, config, plan, runtime, progress)
+        loaded = _load(opened, config, plan, runtime, progress)
+        loaded.facts["io_choice"] = io.why
+        return loaded
     except BaseException:
         runtime.close()
         raise

@@ -31,6 +31,7 @@ class OpenedModel(Protocol):
     expert_formats: str  # the same; "" of a dense model
 
     def footprint(self) -> Footprint: ...
+    def files(self) -> set[Path]: ...  # that hold weights
     def source(self, runtime: Runtime, progress: Progress | None, *, streamed: bool = False) -> WeightSource: ...
 
 
@@ -66,6 +67,9 @@ class OpenedCheckpoint:
             {expert_format(self._experts, layer.experts[0]) for layer in weights.layers if layer.experts}
         )
 
+    def files(self) -> set[Path]:
+        return {tensor.path for _, tensor in self._checkpoint.weights.roles()}
+
     def footprint(self) -> Footprint:
         return checkpoint_footprint(self.spec, self._checkpoint.weights, self._trunk, self._experts)
 
@@ -98,6 +102,9 @@ class OpenedStore:
         elif config.trunk_format is None:
             self._require("format", config.format, self.trunk_formats)
         self._require("trunk_format", config.trunk_format or "auto", self.trunk_formats)
+
+    def files(self) -> set[Path]:
+        return {self.directory / file.name for file in self._packed.manifest.files}
 
     def footprint(self) -> Footprint:
         return store_footprint(self.spec, self._packed.manifest)

@@ -38,7 +38,7 @@ TEST(DiskProbe, StopsWhenTimeIsOver) {
     const auto file = File::open(data.path(), File::Cache::buffered);
     const auto reader = make_reader({});
     const TickingClock clock;
-    const DiskRate rate = measure_read_rate(*reader, file, kPageBytes, 2, 10'000'000, clock);
+    const DiskRate rate = measure_read_rate(*reader, file, kPageBytes, 2, 10'000'000, 0, clock);
     // Ten looks at the clock: two blocks to begin with, at most one more for each look.
     EXPECT_GE(rate.bytes, 2 * kPageBytes);
     EXPECT_LE(rate.bytes, 12 * kPageBytes);
@@ -51,6 +51,15 @@ TEST(DiskProbe, MoreDepthThanBlocks) {
     const auto reader = make_reader({});
     const auto file = File::open(data.path(), File::Cache::buffered);
     EXPECT_EQ(measure_read_rate(*reader, file, kPageBytes, 32, kMinute).bytes, 3 * kPageBytes);
+}
+
+TEST(DiskProbe, BeginsWhereItIsTold) {
+    const TemporaryFile data(10 * kPageBytes);
+    const auto reader = make_reader({});
+    const auto file = File::open(data.path(), File::Cache::direct);
+    EXPECT_EQ(measure_read_rate(*reader, file, kPageBytes, 4, kMinute, 7 * kPageBytes).bytes, 3 * kPageBytes);
+    EXPECT_THROW(measure_read_rate(*reader, file, kPageBytes, 4, kMinute, 10 * kPageBytes), Error);
+    EXPECT_THROW(measure_read_rate(*reader, file, kPageBytes, 4, kMinute, 100), Error);
 }
 
 TEST(DiskProbe, WhatCannotBeMeasured) {

@@ -46,11 +46,11 @@ def shards(directory: Path, pattern: str = "*.safetensors") -> list[Path]:
     return sorted(directory.glob(pattern))
 
 
-@pytest.mark.parametrize("io", ("io_uring", "threads"))
+@pytest.mark.parametrize("engine", ("io_uring", "threads"))
 @pytest.mark.parametrize("fault", ("eio@1", "eio@8", "enxio@30", "short@12"))
 @pytest.mark.parametrize("kind", KINDS)
 def test_a_failing_read_is_named_and_survived(
-    kind: str, fault: str, io: str, model: Callable[[str], Path], monkeypatch: pytest.MonkeyPatch
+    kind: str, fault: str, engine: str, model: Callable[[str], Path], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     directory = model(kind)
     with load(directory) as llm:
@@ -59,7 +59,7 @@ def test_a_failing_read_is_named_and_survived(
     for count in (at, "60"):  # while loading, and later while running
         monkeypatch.setattr("moestro.models.load.Runtime", functools.partial(Runtime, faults=f"{word}@{count}"))
         try:
-            llm = load(directory, io=io)
+            llm = load(directory, io_engine=engine)
         except StorageError as error:
             assert directory.name in str(error)
             continue

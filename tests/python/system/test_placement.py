@@ -60,8 +60,8 @@ PLACEMENTS = (
     Placement("chunks of 64", {"prefill_chunk": 64, "threads": 2}),
     Placement("two slots, chunks of 7", {"prefill_chunk": 7}, two),
     Placement("quarter, one row at a time", {"prefill_chunk": 1, "threads": 2}, quarter),
-    Placement("half, threads reader", {"io": "threads", "threads": 2}, half),
-    Placement("quarter, io_uring reader", {"io": "io_uring"}, quarter),
+    Placement("half, threads reader", {"io_engine": "threads", "threads": 2}, half),
+    Placement("quarter, io_uring reader", {"io_engine": "io_uring"}, quarter),
     Placement("two slots, checksums always", {"verify": "always"}, two),
     Placement("scalar", {}, quarter, "scalar"),
     Placement("avx2", {"threads": 2}, quarter, "avx2"),
@@ -168,7 +168,9 @@ def test_any_combination_gives_the_same_bits(
     settings = {
         "threads": draw.choice((1, 2)),
         "prefill_chunk": draw.choice((1, 7, 64, len(TOKENS))),
-        "io": draw.choice(("io_uring", "threads")),
+        "io": draw.choice(("direct", "cached")),
+        "io_engine": draw.choice(("io_uring", "threads")),
+        "io_depth": draw.choice((1, 3, 32)),
         "verify": draw.choice(("first", "always", "never")),
         **draw.choice(
             ({"host_memory": "min"}, *({"expert_slots": of(experts_of(model))} for of in (two, quarter, half)))
@@ -177,7 +179,7 @@ def test_any_combination_gives_the_same_bits(
     monkeypatch.setenv("MOESTRO_ISA", isa)
     with load(stored(model, kind), **settings) as llm:
         got, stats = llm.logits(TOKENS), stats_of(llm)
-        assert (llm.report().isa, llm.report().reader) == (isa, settings["io"])
+        assert (llm.report().isa, llm.report().reader) == (isa, settings["io_engine"])
     assert stats.evictions > 0 and stats.misses > 0
     np.testing.assert_array_equal(got, plain(model, kind), err_msg=f"{model}, {kind}, {isa}, {settings}")
 
