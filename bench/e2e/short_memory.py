@@ -19,7 +19,7 @@ import statistics
 import subprocess
 import sys
 from collections.abc import Iterator, Sequence
-from contextlib import ExitStack
+from contextlib import nullcontext
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -64,22 +64,23 @@ def main() -> None:
         peers["llama.cpp"] = ("run_llama.py", models.gguf(_GGUF[arguments.format]))
     head = {**record(arguments.threads), "shape": asdict(SHAPES[arguments.shape]), "format": arguments.format}
     runs: list[Run] = []
-    for number in range(arguments.rounds):
-        for share in arguments.memory:
-            for peer, (script, model) in peers.items():
-                run = _run(peer, script, model, share, size, number, arguments)
-                runs.append(run)
-                print(f"[{number + 1}/{arguments.rounds}] {_line(run)}", flush=True)
-                if arguments.json:
-                    write_json(arguments.json, {**head, "model_bytes": size, **_summary(runs), "runs": _plain(runs)})
+    for share in arguments.memory:
+        cap = int(share * size)
+        with nullcontext() if arguments.no_balloon else balloon(cap + arguments.spare):
+            for number in range(arguments.rounds):
+                for peer, (script, model) in peers.items():
+                    run = _run(peer, script, model, share, cap, number, arguments)
+                    runs.append(run)
+                    print(f"[{number + 1}/{arguments.rounds}] {_line(run)}", flush=True)
+        if arguments.json:
+            write_json(arguments.json, {**head, "model_bytes": size, **_summary(runs), "runs": _plain(runs)})
     print("", *_table(runs), sep="\n")
     if arguments.plot:
         title = f"{head['machine']}, commit {head['commit']}, {head['date']}: {format_bytes(size)}, {arguments.format}"
         plot(arguments.plot, runs, title)
 
 
-def _run(peer: str, script: str, model: Path, share: float, size: int, seed: int, arguments: argparse.Namespace) -> Run:
-    cap = int(share * size)
+def _run(peer: str, script: str, model: Path, share: float, cap: int, seed: int, arguments: argparse.Namespace) -> Run:
     options: dict[str, Any] = {"host_memory": cap} if peer == "moestro" else {"repack": False, "draw": True}
     settings = {
         "model": str(model),
@@ -90,17 +91,14 @@ def _run(peer: str, script: str, model: Path, share: float, size: int, seed: int
         "seed": seed,
         "options": options,
     }
-    with ExitStack() as held:
-        drop_caches()
-        if not arguments.no_balloon:
-            held.enter_context(balloon(cap + arguments.spare))
-        done = subprocess.run(
-            [sys.executable, str(_HERE / script), json.dumps(settings)],
-            capture_output=True,
-            text=True,
-            env={**os.environ, "OMP_NUM_THREADS": str(arguments.threads)},
-            timeout=arguments.timeout,
-        )
+    drop_caches()
+    done = subprocess.run(
+        [sys.executable, str(_HERE / script), json.dumps(settings)],
+        capture_output=True,
+        text=True,
+        env={**os.environ, "OMP_NUM_THREADS": str(arguments.threads)},
+        timeout=arguments.timeout,
+    )
     if done.returncode:
         raise SystemExit(f"{peer} with {format_bytes(cap)}: {done.stderr.strip()[-800:]}")
     return _parse(peer, share, cap, model, json.loads(done.stdout.splitlines()[-1]), arguments)

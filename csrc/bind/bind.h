@@ -22,6 +22,7 @@ void bind_errors(py::module_& module);     // Error kinds -> the classes of moes
 void bind_compute(py::module_& module);    // Compute, isa_tables
 void bind_quant(py::module_& module);      // Matrix, packing
 void bind_io(py::module_& module);         // xxh64, READERS, measure_read_rate
+void bind_reader(py::module_& module);     // Reader, page_array
 void bind_runtime(py::module_& module);    // Runtime, Ledger, KvPool, Ticket, POLICIES
 void bind_linear(py::module_& module);     // linears and gated MLPs on rows
 void bind_ops(py::module_& module);        // norms, sums, routing, rotary positions, embeddings
@@ -32,6 +33,13 @@ void bind_layers(py::module_& module);     // layers of a decoder, with their co
 // Python's Matrix. (A struct of ours, because a class_ cannot be held by a pointer to const.)
 struct MatrixRef {
     std::shared_ptr<const kernels::Matrix> matrix;
+
+    // To compute with it now. Throws Error(usage) naming the argument while its bytes are not in memory.
+    const kernels::Matrix& here(const char* argument) const {
+        require(matrix->data != nullptr, ErrorKind::usage, "argument ", argument,
+                ": this Matrix is not in memory now: hold its unit, or acquire its expert, while you use it");
+        return *matrix;
+    }
 };
 
 // Python's Compute is a kernels::Compute held by std::shared_ptr; a Runtime hands out its own with an aliasing pointer.

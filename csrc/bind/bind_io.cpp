@@ -42,18 +42,12 @@ std::uint64_t checksum(const py::object& data) {
     return xxh64(bytes.span());
 }
 
-io::File::Cache parse_cache(const std::string& cache) {
-    require(cache == "direct" || cache == "buffered", ErrorKind::usage,
-            "argument cache: expected 'direct' or 'buffered'; got '", cache, "'");
-    return cache == "direct" ? io::File::Cache::direct : io::File::Cache::buffered;
-}
-
 py::dict measure_read_rate(const std::string& path, std::int64_t block_bytes, int depth, const std::string& reader,
                            const std::string& cache, double seconds, std::uint64_t offset, std::size_t read_bytes) {
     require(block_bytes > 0 && depth > 0 && seconds > 0 && seconds <= 3600, ErrorKind::usage,
             "measure_read_rate: expected block_bytes, depth and seconds above 0 and seconds up to 3600; got ",
             block_bytes, ", ", depth, " and ", seconds);
-    const io::File::Cache mode = parse_cache(cache);
+    const io::File::Cache mode = io::parse_cache(cache);
     io::DiskRate rate;
     io::ReaderInfo info;
     std::shared_ptr<const io::File> file;

@@ -33,7 +33,7 @@ LinearArguments linear_arguments(const View<const float>& x, const py::sequence&
         if (!py::isinstance<MatrixRef>(weight))
             fail(ErrorKind::usage, "argument ", weight_name, ": expected a Matrix; got ",
                  std::string(py::str(py::type::handle_of(weight).attr("__name__"))));
-        const kernels::Matrix& matrix = *py::cast<const MatrixRef&>(weight).matrix;
+        const kernels::Matrix& matrix = py::cast<const MatrixRef&>(weight).here(weight_name.c_str());
         require_matrix(matrix, weight_name.c_str(), kAny, x.last());
         arguments.outs.push_back(
             output<float>(out, out_name.c_str(), Shape::exactly({x.shape[0], matrix.spec.rows}), Layout::row_stride));
@@ -60,7 +60,7 @@ void gated_mlp(kernels::Compute& compute, const py::object& x, const MatrixRef& 
     const auto rows = input<float>(x, "x", Shape::exactly({kAny, kAny}));
     const auto y = output<float>(out, "out", Shape::exactly({rows.shape[0], rows.last()}));
     require_apart(y, "out", rows, "x");
-    const kernels::Mlp mlp{*gate.matrix, *up.matrix, *down.matrix};
+    const kernels::Mlp mlp{gate.here("gate"), up.here("up"), down.here("down")};
     const std::int64_t intermediate = mlp.gate.spec.rows;
     require_matrix(mlp.gate, "gate", kAny, rows.last());
     require_matrix(mlp.up, "up", intermediate, rows.last());

@@ -13,12 +13,6 @@ namespace {
 
 using namespace py::literals;
 
-io::File::Cache parse_cache(const std::string& name) {
-    if (name == "direct") return io::File::Cache::direct;
-    if (name == "buffered") return io::File::Cache::buffered;
-    fail(ErrorKind::usage, "argument cache: expected direct or buffered; got ", name);
-}
-
 RuntimeRef make_runtime(int threads, std::size_t host_memory, const std::string& isa, const std::string& math,
                         const std::string& cache, const std::string& reader, int io_depth, std::size_t io_read_bytes,
                         const std::string& verify, const std::string& policy, std::optional<int> expert_slots,
@@ -28,7 +22,7 @@ RuntimeRef make_runtime(int threads, std::size_t host_memory, const std::string&
     options.isa = isa;
     options.math = kernels::parse_math(math);
     options.host_memory = host_memory;
-    options.cache = parse_cache(cache);
+    options.cache = io::parse_cache(cache);
     options.engine = reader;
     options.io_depth = io_depth;
     options.io_read_bytes = io_read_bytes;
@@ -107,6 +101,28 @@ void abort_step(const RuntimeRef& self) {
     runtime->abort_step();
 }
 
+int prefetch(const RuntimeRef& self, int layer, const std::vector<std::int32_t>& experts) {
+    const auto runtime = self.slot->open();
+    py::gil_scoped_release released;
+    return runtime->prefetch(layer, experts);
+}
+
+py::tuple acquire(const RuntimeRef& self, int layer, int expert) {
+    const auto runtime = self.slot->open();
+    std::array<engine::MatrixHandle, 3> held;
+    {
+        py::gil_scoped_release released;
+        held = runtime->acquire(layer, expert);
+    }
+    return py::make_tuple(MatrixRef{held[0]}, MatrixRef{held[1]}, MatrixRef{held[2]});
+}
+
+void release(const RuntimeRef& self, int layer, int expert) {
+    const auto runtime = self.slot->open();
+    py::gil_scoped_release released;
+    runtime->release(layer, expert);
+}
+
 py::dict counters(const RuntimeRef& self) {
     const engine::Counters now = self.slot->open()->counters();
     return py::dict("hits"_a = now.hits, "misses"_a = now.misses, "joined"_a = now.joined,
@@ -170,6 +186,9 @@ void bind_class(py::module_& module) {
         .def("wait", &wait, "ticket"_a, "out"_a)
         .def("end_step", &end_step, "accepted"_a = py::none())
         .def("abort_step", &abort_step)
+        .def("prefetch", &prefetch, "layer"_a, "experts"_a)
+        .def("acquire", &acquire, "layer"_a, "expert"_a)
+        .def("release", &release, "layer"_a, "expert"_a)
         .def("counters", &counters)
         .def("residency", &residency)
         .def("info", &info)

@@ -18,6 +18,7 @@ PYBIND11_MODULE(_core, module) {
     bind_compute(module);
     bind_quant(module);
     bind_io(module);
+    bind_reader(module);
     bind_runtime(module);
     bind_linear(module);
     bind_ops(module);

@@ -5,6 +5,7 @@
 // destruction (waits for reads in flight). One step at a time; a second thread that enters gets Error(usage).
 #pragma once
 
+#include <array>
 #include <cstdint>
 #include <functional>
 #include <memory>
@@ -164,6 +165,15 @@ class Runtime {
     // not tentative are accepted. Throws Error(usage), and the step stays open, when a ticket was not waited for.
     void end_step(std::span<const std::uint8_t> accepted);
     void abort_step();  // drops an unfinished step; safe in any state
+
+    // ---- experts one by one, for callers that compute themselves
+    // ------------------------------------------------------ Starts reads of those that are absent, as far as there is
+    // room; returns how many were started.
+    int prefetch(int layer, std::span<const std::int32_t> experts);
+    // Waits until the expert is in memory and keeps it there until release() was called as often as acquire(): gate, up
+    // and down, which point nowhere afterwards. Throws what its read failed with, Error(usage) when every slot is held.
+    std::array<MatrixHandle, 3> acquire(int layer, int expert);
+    void release(int layer, int expert);
 
     // ---- looking: any thread, any time ------------------------------------------------------------------------------
     Counters counters() const;    // as of the last call that ended

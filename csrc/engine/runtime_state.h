@@ -1,6 +1,7 @@
 // What a Runtime is made of. Private to csrc/engine.
 #pragma once
 
+#include <array>
 #include <atomic>
 #include <map>
 #include <memory>
@@ -16,6 +17,18 @@
 
 namespace moestro::engine {
 
+// An expert that a caller holds.
+struct HeldExpert {
+    HeldExpert() = default;
+    ~HeldExpert();
+    HeldExpert(const HeldExpert&) = delete;
+    HeldExpert& operator=(const HeldExpert&) = delete;
+
+    int count = 0;
+    residency::Pin pin;
+    std::shared_ptr<std::array<kernels::Matrix, 3>> matrices;
+};
+
 struct Runtime::State final : memory::Lender {
     State(const RuntimeOptions& options, const World& world);
     ~State() override = default;
@@ -29,9 +42,10 @@ struct Runtime::State final : memory::Lender {
     // Waits for loads nobody waits for: the reader is then free for others.
     void settle();
     void publish();
-    exec::LayerRunner& experts() const;        // throws Error(usage) before set_experts
-    store::TrunkUnits& units_to_add();         // throws Error(usage) after set_stream
-    residency::LayerStream& streamed() const;  // throws Error(usage) before set_stream
+    ExpertId expert(int layer, int expert) const;  // throws Error(usage) for one that does not exist
+    exec::LayerRunner& experts() const;            // throws Error(usage) before set_experts
+    store::TrunkUnits& units_to_add();             // throws Error(usage) after set_stream
+    residency::LayerStream& streamed() const;      // throws Error(usage) before set_stream
 
     std::unique_ptr<io::Reader> make_reader(std::span<std::byte> registered) const;
 
@@ -48,6 +62,7 @@ struct Runtime::State final : memory::Lender {
     std::shared_ptr<const store::Catalog> catalog;
     std::unique_ptr<residency::ExpertCache> cache;
     std::unique_ptr<exec::LayerRunner> runner;
+    std::map<ExpertId, HeldExpert> held;       // after the cache, so gone before it
     std::shared_ptr<store::TrunkUnits> units;  // none while nothing is streamed
     std::unique_ptr<residency::LayerStream> stream;
     std::unique_ptr<memory::KvPool> kv;

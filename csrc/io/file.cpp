@@ -95,6 +95,12 @@ std::int64_t modified_ns(const struct stat& status) {
 
 }  // namespace
 
+File::Cache parse_cache(std::string_view name) {
+    if (name == "direct") return File::Cache::direct;
+    if (name == "buffered") return File::Cache::buffered;
+    fail(ErrorKind::usage, "argument cache: expected 'direct' or 'buffered'; got '", name, "'");
+}
+
 std::shared_ptr<const File> File::open(const std::string& name, Cache cache) {
     const std::string path = absolute(name);
     // Asked before opening: opening a FIFO would block, a directory would open.

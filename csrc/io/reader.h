@@ -6,6 +6,7 @@
 #include <memory>
 #include <span>
 #include <string>
+#include <string_view>
 #include <vector>
 
 namespace moestro::io {
@@ -39,6 +40,9 @@ class File {
     std::uint64_t size_ = 0, inode_ = 0, device_ = 0;
     std::int64_t mtime_ns_ = 0;
 };
+
+// "direct" or "buffered". Throws Error(usage) for anything else.
+File::Cache parse_cache(std::string_view text);
 
 struct ReadRequest {
     std::shared_ptr<const File> file;

@@ -238,6 +238,16 @@ class Runtime:
     def release_unit(self, unit: int) -> None: ...
     def submit_experts(self, layer: int, x: F32, ids: I32, weights: F32) -> Ticket: ...
     def wait(self, ticket: Ticket, out: F32) -> None: ...
+    def prefetch(self, layer: int, experts: Sequence[int]) -> int:
+        """Starts reads of those that are absent, as far as there is room; -> how many."""
+    def acquire(self, layer: int, expert: int) -> tuple[Matrix, Matrix, Matrix]:
+        """Waits until the expert is in memory and keeps it there until `release`: gate, up, down.
+
+        Afterwards using them is a UsageError. Raises StorageError or IntegrityError when it cannot be read, UsageError
+        when every slot is held.
+        """
+    def release(self, layer: int, expert: int) -> None:
+        """As often as it was acquired."""
     def end_step(self, accepted: U8 | None = None) -> None: ...
     def abort_step(self) -> None: ...
     def counters(self) -> dict[str, int]: ...
@@ -325,6 +335,33 @@ class Head:
     def vocab(self) -> int: ...
     def run(self, work: Workspace, rows: I64) -> F32:
         """logits [len(rows), vocab] of norm(work.x) in these rows, a new array."""
+
+class Reader:
+    """Reads files into arrays, many reads at a time. One thread at a time; arrays are kept until their read is over."""
+
+    def __init__(self, engine: str = "auto", depth: int = 0, *, cache: str = "direct", read_bytes: int = 0) -> None:
+        """engine: "io_uring", "threads" or "auto". depth: reads given to the system at once; 0: the engine's default.
+        cache: "direct" bypasses the page cache where the file system can, "buffered" goes through it. read_bytes:
+        longer reads are cut into such ones; 0: 4 MiB."""
+    def submit(self, path: str, offset: int, out: U8, urgent: bool = False) -> int:
+        """Begins to read `out.size` bytes at `offset` into out [nbytes]; -> the read's number.
+
+        Bypassing the page cache, offset, length and address are multiples of `alignment(path)`; `page_array` makes
+        such arrays. urgent: before all queued reads that are not.
+        """
+    def wait(self) -> list[int]:
+        """Numbers of reads that are complete, at least one; [] when nothing is in flight.
+
+        Raises StorageError naming file and place when one failed; the others come with the next call.
+        """
+    def alignment(self, path: str) -> int: ...
+    def info(self) -> dict[str, Any]:
+        """engine, depth, refused: list[str]."""
+    @property
+    def in_flight(self) -> int: ...
+
+def page_array(nbytes: int) -> U8:
+    """Zeros on whole pages, huge ones where the system grants them: disks read faster into these."""
 
 def measure_read_rate(
     path: str,
