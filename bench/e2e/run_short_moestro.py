@@ -27,15 +27,18 @@ class ShortMoestro:
     def answer(self, prompt: list[int], count: int) -> Answer:
         params = SamplingParams(max_tokens=count, temperature=50.0, seed=self._seed, ignore_eos=True)
         begun, tokens = time.perf_counter(), list[int]()
-        first = before = 0.0
+        runtime, first, before, lanes = self._llm._open().model.runtime, 0.0, 0, {"": 0}
         with closing(self._llm.stream(prompt, params)) as chunks:
             for chunk in chunks:
                 if not tokens:
-                    first, before = time.perf_counter(), disk_bytes()
+                    first, before, lanes = time.perf_counter(), disk_bytes(), runtime.counters()
                 tokens += chunk.token_ids
         ended, stats = time.perf_counter(), self._llm.stats()
         assert stats is not None
-        return Answer(first - begun, ended - first, tokens, disk_bytes() - int(before), stats.as_dict())
+        decode = {name: value - lanes[name] for name, value in runtime.counters().items()}
+        return Answer(
+            first - begun, ended - first, tokens, disk_bytes() - before, {**stats.as_dict(), "decode": decode}
+        )
 
 
 if __name__ == "__main__":

@@ -50,7 +50,7 @@ class Run:
     peak_rss: int
     disk: float | None  # bytes/s, measured beside a run of moestro
     busy: float | None  # share of decoding with a read in flight
-    rate: float | None  # bytes/s meanwhile
+    rate: float | None  # bytes/s of it meanwhile
     raw: dict[str, Any]
 
 
@@ -109,10 +109,11 @@ def _parse(peer: str, share: float, cap: int, model: Path, raw: dict[str, Any], 
     stats = answer["stats"]
     disk = busy = rate = None
     if stats is not None:
-        read = stats["expert_bytes_read"] + stats["stream_bytes_read"]
-        lane = stats["lanes_s"]["ssd"] + stats["lanes_s"]["stream ssd"]
-        disk = disk_rate(model, max(4096, read // max(1, stats["reads"]) // 4096 * 4096))
-        busy, rate = lane / stats["wall_s"], read / lane if lane else None
+        decode = stats["decode"]
+        read = decode["expert_bytes_read"] + decode["stream_bytes_read"]
+        lane = (decode["read_busy_ns"] + decode["stream_read_busy_ns"]) / 1e9
+        disk = disk_rate(model, max(4096, read // max(1, decode["reads"]) // 4096 * 4096))
+        busy, rate = lane / answer["decode_s"], read / lane if lane else None
     return Run(
         peer=peer,
         memory=share,
@@ -160,7 +161,7 @@ def _table(runs: Sequence[Run]) -> Iterator[str]:
         )
         if "rate" in figures:
             yield (
-                f"    the disk was busy {figures['busy']:.0%} of the time at {figures['rate'] / 1e9:.2f} GB/s, beside"
+                f"    decoding, the disk was busy {figures['busy']:.0%} of the time at {figures['rate'] / 1e9:.2f} GB/s, beside"
                 f" {figures['disk'] / 1e9:.2f} GB/s measured; {_expected(figures)}"
             )
     for share in dict.fromkeys(run.memory for run in runs):

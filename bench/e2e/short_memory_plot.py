@@ -44,7 +44,7 @@ def plot(path: Path, runs: Sequence[Measured], title: str) -> None:
             bars = panel.bar(
                 places, middle, 0.75 / len(peers), yerr=spread, capsize=3, color=_COLOURS[peer], label=peer
             )
-            panel.bar_label(bars, [f"{value:.2g}" for value in middle], padding=3, fontsize=8)
+            panel.bar_label(bars, [f"{value:.3g}" for value in middle], padding=3, fontsize=8)
         panel.set_xticks(range(len(shares)), [f"{share:.0%} of the model" for share in shares])
         panel.set_ylabel(f"{what}, tokens/s")
         panel.margins(y=0.15)

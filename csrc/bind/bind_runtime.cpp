@@ -16,7 +16,7 @@ using namespace py::literals;
 RuntimeRef make_runtime(int threads, std::size_t host_memory, const std::string& isa, const std::string& math,
                         const std::string& cache, const std::string& reader, int io_depth, std::size_t io_read_bytes,
                         const std::string& verify, const std::string& policy, std::optional<int> expert_slots,
-                        const std::string& faults) {
+                        const std::string& faults, std::size_t trace_events) {
     engine::RuntimeOptions options;
     options.threads = threads;
     options.isa = isa;
@@ -30,6 +30,7 @@ RuntimeRef make_runtime(int threads, std::size_t host_memory, const std::string&
     options.policy = policy;
     options.expert_slots = expert_slots;
     options.faults = faults;
+    options.trace_events = trace_events;
     RuntimeRef made;
     py::gil_scoped_release released;
     made.slot->runtime = std::make_shared<engine::Runtime>(options);
@@ -131,7 +132,21 @@ py::dict counters(const RuntimeRef& self) {
                     "stall_ns"_a = now.stall_ns, "arrival_ns"_a = now.arrival_ns, "read_busy_ns"_a = now.read_busy_ns,
                     "stream_bytes_read"_a = now.stream_bytes_read, "stream_stall_ns"_a = now.stream_stall_ns,
                     "stream_arrival_ns"_a = now.stream_arrival_ns, "stream_read_busy_ns"_a = now.stream_read_busy_ns,
-                    "steps"_a = now.steps, "rows"_a = now.rows);
+                    "compute_queued_ns"_a = now.compute_queued_ns, "read_queued_ns"_a = now.read_queued_ns,
+                    "stream_queued_ns"_a = now.stream_queued_ns, "steps"_a = now.steps, "rows"_a = now.rows);
+}
+
+// One dict per event, oldest first, and how many had no room.
+py::tuple take_trace(const RuntimeRef& self) {
+    const auto runtime = self.slot->open();
+    std::uint64_t lost = 0;
+    py::list events;
+    for (const TraceEvent& event : runtime->trace()->take(lost))
+        events.append(py::dict("lane"_a = name(event.lane), "activity"_a = name(event.activity),
+                               "layer"_a = event.layer, "item"_a = event.item, "count"_a = event.count,
+                               "nbytes"_a = event.bytes, "submitted"_a = event.submitted, "started"_a = event.started,
+                               "done"_a = event.done));
+    return py::make_tuple(events, lost);
 }
 
 py::dict residency(const RuntimeRef& self) {
@@ -176,7 +191,7 @@ void bind_class(py::module_& module) {
     runtime
         .def(py::init(&make_runtime), py::kw_only(), "threads"_a, "host_memory"_a, "isa"_a = "", "math"_a = "exact",
              "cache"_a = "direct", "reader"_a = "auto", "io_depth"_a = 0, "io_read_bytes"_a = 0, "verify"_a = "first",
-             "policy"_a = "lru", "expert_slots"_a = py::none(), "faults"_a = "")
+             "policy"_a = "lru", "expert_slots"_a = py::none(), "faults"_a = "", "trace_events"_a = 0)
         .def_property_readonly("compute", [](const RuntimeRef& self) { return self.slot->open()->compute(); })
         .def_property_readonly("ledger", [](const RuntimeRef& self) { return self.slot->open()->ledger(); })
         .def("begin_step", &begin_step, "rows"_a, "tentative"_a = py::none(), "units"_a = py::none())
@@ -191,6 +206,7 @@ void bind_class(py::module_& module) {
         .def("release", &release, "layer"_a, "expert"_a)
         .def("counters", &counters)
         .def("residency", &residency)
+        .def("take_trace", &take_trace)
         .def("info", &info)
         .def("check_integrity", &check_integrity)
         .def("close", &close)

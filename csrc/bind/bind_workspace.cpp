@@ -1,6 +1,7 @@
 // Workspace: what a decoder computes a step in.
 #include <memory>
 
+#include "bind/runtime_ref.h"
 #include "bind/tensor_view.h"
 #include "layers/workspace.h"
 
@@ -52,6 +53,10 @@ py::array_t<std::int32_t> routes(const py::object& self) {
     return py::array_t<std::int32_t>({work.rows(), work.routed}, work.arrays().ids, self);
 }
 
+void trace_to(Workspace& work, const RuntimeRef& runtime) {
+    work.trace = runtime.slot->open()->trace();
+}
+
 }  // namespace
 
 void bind_workspace(py::module_& module) {
@@ -61,6 +66,7 @@ void bind_workspace(py::module_& module) {
              "top_k"_a, "max_rows"_a)
         .def("begin", &begin, "positions"_a, "tables"_a, "table_begin"_a, "blocks"_a, "inv_freq"_a,
              "attention_factor"_a)
+        .def("trace_to", &trace_to, "runtime"_a)
         .def_property_readonly("x", &residual)
         .def_property_readonly("ids", &routes)
         .def_property_readonly("busy_ns", &Workspace::busy_ns)

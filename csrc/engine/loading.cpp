@@ -86,6 +86,7 @@ void Runtime::set_stream(const StreamOptions& options) {
                : make_checkpoint_source(state.units, *reading.reader, *reading.staging, *reading.pool, *state.clock);
     state.stream =
         std::make_unique<residency::LayerStream>(state.units, state.ledger, options, std::move(reading), *state.clock);
+    if (state.trace->on()) state.stream->set_trace(state.trace.get());
 }
 
 void Runtime::set_experts(std::vector<ExpertLayer> layers) {
@@ -102,6 +103,10 @@ void Runtime::set_experts(std::vector<ExpertLayer> layers) {
         catalog, state.ledger, limit, state.options.expert_slots.value_or(INT_MAX), std::move(source),
         policy::make_eviction(state.options.policy), *state.clock);
     state.runner = std::make_unique<exec::LayerRunner>(*catalog, *state.cache, *state.compute, *state.clock);
+    if (state.trace->on()) {
+        state.cache->set_trace(state.trace.get());
+        state.runner->set_trace(state.trace.get());
+    }
     state.catalog = std::move(catalog);
 }
 

@@ -34,11 +34,16 @@ const std::shared_ptr<memory::Ledger>& Runtime::ledger() const {
     return state_->ledger;
 }
 
+const std::shared_ptr<TraceRing>& Runtime::trace() const {
+    return state_->trace;
+}
+
 // ---- one step -------------------------------------------------------------------------------------------------------
 
 void Runtime::begin_step(int rows, std::span<const std::uint8_t> tentative, std::optional<int> units) {
     const Entry entry(*state_);
     state_->log.begin(rows, tentative);
+    state_->step_began = state_->clock->now();
     state_->grow();
     if (state_->stream) state_->stream->begin(units.value_or(state_->stream->units()));
 }
@@ -86,6 +91,11 @@ void Runtime::end_step(std::span<const std::uint8_t> accepted) {
     state.rows += accepted.empty()
                       ? static_cast<std::uint64_t>(state.log.rows())
                       : accepted.size() - static_cast<std::size_t>(std::count(accepted.begin(), accepted.end(), 0));
+    state.trace->add({.activity = Activity::step,
+                      .count = state.log.rows(),
+                      .submitted = state.step_began,
+                      .started = state.step_began,
+                      .done = state.clock->now()});
     state.log.end();
 }
 

@@ -15,6 +15,7 @@
 #include <vector>
 
 #include "base/clock.h"
+#include "base/trace.h"
 #include "base/types.h"
 #include "io/reader.h"
 #include "kernels/ops.h"
@@ -53,6 +54,7 @@ struct RuntimeOptions {
     Verify verify = Verify::first;
     std::string policy = "lru";
     std::optional<int> expert_slots;  // tests: exactly this many slots, at least 2
+    std::size_t trace_events = 0;     // room for the latest events of trace(); 0 records none
     std::string faults;               // tests: plan of io::FaultyReader, "" = none
 };
 
@@ -73,6 +75,7 @@ struct Counters {                                                   // since con
     std::int64_t stream_stall_ns = 0;      // waiting for streamed units
     std::int64_t stream_arrival_ns = 0;    // verifying and interleaving them, beside the computation
     std::int64_t stream_read_busy_ns = 0;  // time with at least one of their reads in flight
+    std::int64_t compute_queued_ns = 0, read_queued_ns = 0, stream_queued_ns = 0;  // waiting for others before them
     std::uint64_t steps = 0, rows = 0;
 };
 
@@ -174,6 +177,9 @@ class Runtime {
     // and down, which point nowhere afterwards. Throws what its read failed with, Error(usage) when every slot is held.
     std::array<MatrixHandle, 3> acquire(int layer, int expert);
     void release(int layer, int expert);
+
+    // What happened when; kept as long as somebody records.
+    const std::shared_ptr<TraceRing>& trace() const;
 
     // ---- looking: any thread, any time ------------------------------------------------------------------------------
     Counters counters() const;    // as of the last call that ended

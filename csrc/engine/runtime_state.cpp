@@ -34,6 +34,7 @@ Runtime::State::State(const RuntimeOptions& given, const World& given_world)
       clock(given_world.clock),
       compute(std::make_shared<kernels::Compute>(given.threads, kernels::choose_isa(given.isa, given.math))),
       ledger(std::make_shared<memory::Ledger>(given.host_memory)),
+      trace(std::make_shared<TraceRing>(given.trace_events)),
       staging(ledger, kStagingBytes),
       reader(make_reader(staging.memory())),
       trunk(ledger, *reader, staging, compute->pool(), given.verify, *clock) {
@@ -119,6 +120,8 @@ void Runtime::State::publish() {
         now.stall_ns = run.stall_ns;
         now.arrival_ns = source.arrival_ns;
         now.read_busy_ns = cached.read_busy_ns;
+        now.compute_queued_ns = run.queued_ns;
+        now.read_queued_ns = cached.read_queued_ns;
         where = {.slots = cache->slots(),
                  .resident = cache->resident(),
                  .slot_bytes = cache->largest_slot(),
@@ -131,6 +134,7 @@ void Runtime::State::publish() {
         now.stream_stall_ns = streamed.stall_ns;
         now.stream_arrival_ns = streamed.arrival_ns;
         now.stream_read_busy_ns = streamed.read_busy_ns;
+        now.stream_queued_ns = streamed.read_queued_ns;
         now.reads += streamed.reads;
         where.units = stream->units();
         where.units_kept = stream->kept();

@@ -56,6 +56,8 @@ struct Runtime::State final : memory::Lender {
     const std::shared_ptr<kernels::Compute> compute;
     const std::shared_ptr<memory::Ledger> ledger;
 
+    const std::shared_ptr<TraceRing> trace;
+
     std::atomic<bool> entered = false;  // whoever set it may use all but `published`
     memory::Staging staging;
     std::map<std::string, int> file_numbers;
@@ -68,6 +70,7 @@ struct Runtime::State final : memory::Lender {
     std::unique_ptr<memory::KvPool> kv;
     StepLog log;
     std::uint64_t steps = 0, rows = 0;
+    Nanos step_began = 0;
 
     mutable std::mutex looking;  // guards `published`, and `files` for readers outside
     struct {

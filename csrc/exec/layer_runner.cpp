@@ -76,6 +76,7 @@ std::shared_ptr<Submission> LayerRunner::submit(int layer, const float* x, int r
     made->items_.clear();
     made->items_.resize(static_cast<std::size_t>(made->left_));
     made->open_ = true;
+    made->submitted_ = clock_.now();
     open_.push_back(made);
     classify(*made);
     acquire(*made);
@@ -174,13 +175,23 @@ bool LayerRunner::compute_some(Submission& submission) {
     piece_.clear();
     piece_pairs_ = 0;
     piece_bytes_ = 0;
+    piece_ready_ = 0;
     collect(submission, true);
     collect(submission, false);
     if (jobs_.empty()) return false;
-    {
-        const Timer timer(clock_, counters_.compute_ns);
-        kernels::experts(compute_, activations_, jobs_, mlp_);
-    }
+    const Nanos begin = clock_.now();
+    for (const int group : piece_)
+        counters_.queued_ns += begin - ready(submission, submission.items_[static_cast<std::size_t>(group)]);
+    kernels::experts(compute_, activations_, jobs_, mlp_);
+    const Nanos end = clock_.now();
+    counters_.compute_ns += end - begin;
+    if (trace_)
+        trace_->add({.activity = Activity::experts,
+                     .layer = submission.layer_->layer,
+                     .count = static_cast<std::int32_t>(piece_.size()),
+                     .submitted = piece_ready_,
+                     .started = begin,
+                     .done = end});
     for (const int group : piece_) {
         Item& item = submission.items_[static_cast<std::size_t>(group)];
         item.pin.reset();
@@ -208,7 +219,13 @@ void LayerRunner::collect(Submission& submission, bool hits) {
         piece_.push_back(group);
         piece_pairs_ += pairs;
         piece_bytes_ += layer.record_bytes;
+        piece_ready_ = std::max(piece_ready_, ready(submission, item));
     }
+}
+
+// When an expert could first be computed.
+Nanos LayerRunner::ready(const Submission& submission, const Item& item) {
+    return std::max(submission.submitted_, item.pin.ready());
 }
 
 void LayerRunner::stall(Submission& submission) {
@@ -219,7 +236,14 @@ void LayerRunner::stall(Submission& submission) {
     MOESTRO_CHECK(cache_.loading() > 0);
     const Nanos arrivals_before = cache_.source_counters().arrival_ns, begin = clock_.now();
     cache_.wait();
-    counters_.stall_ns += clock_.now() - begin - (cache_.source_counters().arrival_ns - arrivals_before);
+    const Nanos end = clock_.now();
+    counters_.stall_ns += end - begin - (cache_.source_counters().arrival_ns - arrivals_before);
+    if (trace_)
+        trace_->add({.activity = Activity::stall,
+                     .layer = submission.layer_->layer,
+                     .submitted = begin,
+                     .started = begin,
+                     .done = end});
 }
 
 // Takes back what other open submissions pinned ahead of their turn; they pin it again in their own wait().

@@ -10,6 +10,7 @@
 
 #include "base/clock.h"
 #include "base/memory.h"
+#include "base/trace.h"
 #include "exec/grouping.h"
 #include "kernels/ops.h"
 #include "residency/expert_cache.h"
@@ -22,6 +23,7 @@ struct RunCounters {
     std::uint64_t hits = 0, misses = 0, joined = 0;
     Nanos compute_ns = 0;  // in kernels
     Nanos stall_ns = 0;    // waiting for reads with nothing to compute
+    Nanos queued_ns = 0;   // of all experts: in memory, waiting for the threads
 };
 
 // One submit, until it was waited for. Made and run by a LayerRunner; whoever holds it can only give it up.
@@ -47,6 +49,7 @@ class Submission {
     std::vector<float> weights_;  // [rows, top_k]
     Grouping groups_;
     std::vector<Item> items_;  // by group
+    Nanos submitted_ = 0;
     int todo_ = 0, left_ = 0;  // items not pinned yet; not done yet
 };
 
@@ -73,6 +76,8 @@ class LayerRunner {
     int open() const { return static_cast<int>(open_.size()); }
 
     RunCounters counters() const { return counters_; }
+    // What is computed, and what is waited for, is recorded there from now on.
+    void set_trace(TraceRing* trace) { trace_ = trace; }
 
     // What the runner holds after calls of up to so many rows; integer: a format that quantises activations.
     static std::size_t scratch_bytes(std::int64_t rows, std::int64_t top_k, std::int64_t hidden,
@@ -91,6 +96,7 @@ class LayerRunner {
     void prepare(const Submission& submission);
     bool compute_some(Submission& submission);
     void collect(Submission& submission, bool hits);
+    static Nanos ready(const Submission& submission, const Item& item);
     void stall(Submission& submission);
     bool disarm_others(const Submission& submission);
     void combine(const Submission& submission, float* y);
@@ -104,6 +110,7 @@ class LayerRunner {
     std::vector<std::shared_ptr<Submission>> open_;   // oldest first
     std::vector<std::shared_ptr<Submission>> spare_;  // over, kept for their memory
     RunCounters counters_;
+    TraceRing* trace_ = nullptr;
 
     // Working memory of wait():
     kernels::Activations activations_;
@@ -114,6 +121,7 @@ class LayerRunner {
     std::vector<int> piece_;  // groups of jobs_
     std::int64_t piece_pairs_ = 0;
     std::size_t piece_bytes_ = 0;
+    Nanos piece_ready_ = 0;  // when the last of them could be computed
 };
 
 }  // namespace moestro::exec

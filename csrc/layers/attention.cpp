@@ -35,7 +35,7 @@ void attend(kernels::Compute& compute, const memory::KvPool& kv, const Attention
 }  // namespace
 
 void Attention::run(kernels::Compute& compute, const memory::KvPool& kv, Workspace& work) const {
-    const Workspace::Use use(work);
+    const Workspace::Use use(work, Activity::attention, layer);
     const WorkShape& shape = work.shape();
     const WorkArrays& at = work.arrays();
     const int rows = work.rows();

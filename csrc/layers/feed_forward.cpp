@@ -23,7 +23,7 @@ void add_branch(kernels::Compute& compute, Workspace& work) {
 }  // namespace
 
 void Mlp::run(kernels::Compute& compute, Workspace& work) const {
-    const Workspace::Use use(work);
+    const Workspace::Use use(work, Activity::mlp, layer);
     const WorkArrays& at = work.arrays();
     const int rows = work.rows(), hidden = gate->spec.cols;
     require_hidden(work, hidden, layer);
@@ -37,7 +37,7 @@ void Mlp::run(kernels::Compute& compute, Workspace& work) const {
 }
 
 void Moe::submit(engine::Runtime& runtime, Workspace& work) const {
-    const Workspace::Use use(work);
+    const Workspace::Use use(work, Activity::route, layer);
     kernels::Compute& compute = *runtime.compute();
     const WorkArrays& at = work.arrays();
     const int rows = work.rows(), experts = router->spec.rows;
@@ -55,7 +55,7 @@ void Moe::submit(engine::Runtime& runtime, Workspace& work) const {
 }
 
 void Moe::wait(engine::Runtime& runtime, Workspace& work) const {
-    const Workspace::Use use(work);
+    const Workspace::Use use(work);  // the runtime records what it computes and waits for
     engine::Ticket ticket = std::move(work.experts);
     runtime.wait(ticket, work.arrays().branch);
     add_branch(*runtime.compute(), work);

@@ -14,7 +14,7 @@ int Head::vocab() const {
 }
 
 void Head::run(kernels::Compute& compute, Workspace& work, std::span<const std::int64_t> chosen, float* logits) const {
-    const Workspace::Use use(work);
+    const Workspace::Use use(work, Activity::head);
     const int hidden = work.shape().hidden, rows = static_cast<int>(chosen.size()), width = vocab();
     require(chosen.size() <= static_cast<std::size_t>(work.max_rows()), ErrorKind::usage, "logits of at most ",
             work.max_rows(), " rows can be asked for; got ", chosen.size());

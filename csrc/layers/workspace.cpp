@@ -85,13 +85,22 @@ void Workspace::begin(const StepPlaces& places) {
                         static_cast<int>(rows), shape_.head_dim / 2, arrays_.cos, arrays_.sin);
 }
 
-Workspace::Use::Use(Workspace& work) : work_(work), begin_(now()) {
+Workspace::Use::Use(Workspace& work, std::optional<Activity> activity, int layer)
+    : work_(work), activity_(activity), layer_(layer), begin_(now()) {
     require(!work.used_.exchange(true, std::memory_order_acquire), ErrorKind::usage,
             "another thread is computing in this workspace: calls come one after the other");
 }
 
 Workspace::Use::~Use() {
-    work_.busy_ns_.fetch_add(now() - begin_, std::memory_order_relaxed);
+    const Nanos end = now();
+    work_.busy_ns_.fetch_add(end - begin_, std::memory_order_relaxed);
+    if (work_.trace && activity_)
+        work_.trace->add({.activity = *activity_,
+                          .layer = layer_,
+                          .count = work_.rows(),
+                          .submitted = begin_,
+                          .started = begin_,
+                          .done = end});
     work_.used_.store(false, std::memory_order_release);
 }
 

@@ -4,11 +4,14 @@
 
 #include <atomic>
 #include <cstdint>
+#include <memory>
+#include <optional>
 #include <span>
 #include <vector>
 
 #include "base/clock.h"
 #include "base/memory.h"
+#include "base/trace.h"
 #include "engine/runtime.h"
 #include "kernels/ops.h"
 #include "memory/block_tables.h"
@@ -81,19 +84,22 @@ class Workspace {
         std::vector<std::byte*> tables, blocks;  // of one layer
         std::vector<kernels::LinearJob> head;
     } scratch;
-    engine::Ticket experts;  // submitted by the layer under way, not waited for yet
-    int routed = 0;          // experts per row in arrays().ids, of the layer that routed last; 0 when none did
+    std::shared_ptr<TraceRing> trace;  // where calls are recorded; may be null
+    engine::Ticket experts;            // submitted by the layer under way, not waited for yet
+    int routed = 0;  // experts per row in arrays().ids, of the layer that routed last; 0 when none did
 
-    // A call that computes here. Throws Error(usage) while another thread's is going on.
+    // A call that computes here, and as what it is recorded. Throws Error(usage) while another thread's is going on.
     class Use {
       public:
-        explicit Use(Workspace& work);
+        explicit Use(Workspace& work, std::optional<Activity> activity = std::nullopt, int layer = -1);
         ~Use();
         Use(const Use&) = delete;
         Use& operator=(const Use&) = delete;
 
       private:
         Workspace& work_;
+        const std::optional<Activity> activity_;
+        const int layer_;
         Nanos begin_;
     };
     Nanos busy_ns() const { return busy_ns_.load(std::memory_order_relaxed); }  // within calls, since construction

@@ -24,6 +24,10 @@ const Error& Pin::error() const {
     return *cache_->entries_[static_cast<std::size_t>(number_)].error;
 }
 
+Nanos Pin::ready() const {
+    return cache_->entries_[static_cast<std::size_t>(number_)].ready;
+}
+
 // One size class per distinct record size, in order of appearance.
 std::vector<memory::SlotClass> ExpertCache::classes() {
     std::vector<memory::SlotClass> all;
@@ -101,7 +105,8 @@ bool ExpertCache::start_load(ExpertId id, bool urgent) {
     std::optional<memory::Slot> slot;
     while (!(slot = slots_.take(size_class(id)))) MOESTRO_CHECK(evict_one());
     entry.slot = *slot;
-    if (loading_ == 0) busy_since_ = clock_.now();
+    entry.submitted = clock_.now();
+    if (loading_ == 0) busy_since_ = entry.submitted;
     move(entry, State::loading);
     ++counters_.loads;
     eviction_->on_insert(id);
@@ -139,9 +144,12 @@ void ExpertCache::wait() {
 
 void ExpertCache::take_in() {
     if (arrivals_.empty()) return;
+    const Nanos now = clock_.now();
     for (store::Arrival& arrival : arrivals_) {
         Entry& entry = entries_[static_cast<std::size_t>(arrival.number)];
+        record(arrival.number, entry, now);
         if (!arrival.error) {
+            entry.ready = now;
             move(entry, State::host);
             continue;
         }
@@ -149,7 +157,22 @@ void ExpertCache::take_in() {
         release_slot(catalog_->id(arrival.number), entry, entry.pins > 0 ? State::failed : State::absent);
     }
     arrivals_.clear();
-    if (loading_ == 0) counters_.read_busy_ns += clock_.now() - busy_since_;
+    if (loading_ == 0) counters_.read_busy_ns += now - busy_since_;
+}
+
+void ExpertCache::record(int number, const Entry& entry, Nanos now) {
+    const Nanos started = lane_.done(entry.submitted, now);
+    if (!trace_) return;
+    const ExpertId id = catalog_->id(number);
+    trace_->add({.lane = Lane::ssd,
+                 .activity = Activity::read,
+                 .layer = id.layer,
+                 .item = id.expert,
+                 .count = 1,
+                 .bytes = slots_.slot_bytes(entry.slot.size_class),
+                 .submitted = entry.submitted,
+                 .started = started,
+                 .done = now});
 }
 
 bool ExpertCache::set_limit(std::size_t bytes) {
@@ -174,6 +197,7 @@ int ExpertCache::slots() const {
 
 CacheCounters ExpertCache::counters() const {
     CacheCounters now = counters_;
+    now.read_queued_ns = lane_.queued;
     if (loading_ > 0) now.read_busy_ns += clock_.now() - busy_since_;
     return now;
 }

@@ -11,6 +11,7 @@
 
 #include "base/clock.h"
 #include "base/error.h"
+#include "base/trace.h"
 #include "base/types.h"
 #include "memory/slot_pool.h"
 #include "policy/eviction.h"
@@ -22,7 +23,8 @@ namespace moestro::residency {
 
 struct CacheCounters {
     std::uint64_t evictions = 0, loads = 0;
-    Nanos read_busy_ns = 0;  // time with at least one load in flight
+    Nanos read_busy_ns = 0;    // time with at least one load in flight
+    Nanos read_queued_ns = 0;  // of all loads: waiting for others before them
 };
 
 class ExpertCache;
@@ -48,6 +50,7 @@ class Pin {
     State state() const;            // loading, host or failed
     const std::byte* data() const;  // REQUIRES state() == host; valid as long as the pin
     const Error& error() const;     // REQUIRES state() == failed
+    Nanos ready() const;            // when its bytes came; REQUIRES state() == host
 
   private:
     friend class ExpertCache;
@@ -79,6 +82,9 @@ class ExpertCache {
     void poll();
     void wait();  // REQUIRES loading() > 0
 
+    // Reads are recorded there from now on.
+    void set_trace(TraceRing* trace) { trace_ = trace; }
+
     // For policies: an accepted token used the expert.
     void used(ExpertId id) { eviction_->on_use(id); }
 
@@ -107,6 +113,8 @@ class ExpertCache {
         int pins = 0;
         memory::Slot slot;
         std::optional<Error> error;  // failed only
+        Nanos submitted = 0;         // of its load
+        Nanos ready = 0;
     };
 
     std::size_t number(ExpertId id) const { return static_cast<std::size_t>(catalog_->number(id)); }
@@ -118,6 +126,7 @@ class ExpertCache {
     bool evict_one();
     void release_slot(ExpertId id, Entry& entry, State to);
     void take_in();
+    void record(int number, const Entry& entry, Nanos now);
     std::size_t immovable_bytes() const;
     std::vector<memory::SlotClass> classes();
     void check_entries() const;
@@ -136,6 +145,8 @@ class ExpertCache {
     std::size_t resident_bytes_ = 0, evictable_bytes_ = 0;
     CacheCounters counters_;
     Nanos busy_since_ = 0;  // meaningful while loading_ > 0
+    LaneTimes lane_;
+    TraceRing* trace_ = nullptr;
 
     std::vector<store::Arrival> arrivals_;  // kept for its memory, empty between calls
 };

@@ -42,6 +42,7 @@ LayerStream::LayerStream(std::shared_ptr<store::TrunkUnits> units, std::shared_p
       slots_(reservation_.bytes(), true),
       schedule_(units_->count(), options.window, options.batch),
       rooms_(static_cast<std::size_t>(units_->count())),
+      submitted_(rooms_.size()),
       loading_(rooms_.size()),
       reading_(std::move(reading)) {
     const std::vector<bool> kept = keep(sizes(*units_), options.keep_bytes);
@@ -93,7 +94,12 @@ void LayerStream::hold(int unit) {
     counters_.waited += waits;
     const Nanos begin = waits ? clock_.now() : 0;
     while (schedule_.look(unit) != Stage::ready) wait_for_pump(lock);
-    if (waits) counters_.stall_ns += clock_.now() - begin;
+    if (waits) {
+        const Nanos end = clock_.now();
+        counters_.stall_ns += end - begin;
+        if (trace_)
+            trace_->add({.activity = Activity::stall, .item = unit, .submitted = begin, .started = begin, .done = end});
+    }
     take(unit);
 }
 
@@ -219,25 +225,47 @@ void LayerStream::start_reads() {
         const auto number = static_cast<std::size_t>(load->unit);
         reading_.source->start(load->unit, address(*load), false);
         loading_[number] = *load;
-        if (in_flight_++ == 0) busy_since_ = clock_.now();
+        submitted_[number] = clock_.now();
+        if (in_flight_++ == 0) busy_since_ = submitted_[number];
         any = true;
     }
     if (any) reading_.source->flush();
 }
 
 void LayerStream::take_in(const std::vector<store::Arrival>& arrivals) {
+    const Nanos now = clock_.now();
     for (const store::Arrival& arrival : arrivals) {
+        record(arrival.number, now);
         Load& load = loading_[static_cast<std::size_t>(arrival.number)];
         const bool wanted = schedule_.arrived(load, !arrival.error);
         if (arrival.error && wanted) failed_.emplace_back(load, *arrival.error);
         load = {};
-        if (--in_flight_ == 0) counters_.read_busy_ns += clock_.now() - busy_since_;
+        if (--in_flight_ == 0) counters_.read_busy_ns += now - busy_since_;
     }
+}
+
+void LayerStream::record(int unit, Nanos now) {
+    const Nanos submitted = submitted_[static_cast<std::size_t>(unit)], started = lane_.done(submitted, now);
+    if (trace_)
+        trace_->add({.lane = Lane::stream,
+                     .activity = Activity::read,
+                     .item = unit,
+                     .count = 1,
+                     .bytes = units_->bytes(unit),
+                     .submitted = submitted,
+                     .started = started,
+                     .done = now});
+}
+
+void LayerStream::set_trace(TraceRing* trace) {
+    std::lock_guard lock(mutex_);
+    trace_ = trace;
 }
 
 StreamCounters LayerStream::counters() const {
     std::lock_guard lock(mutex_);
     StreamCounters now = counters_;
+    now.read_queued_ns = lane_.queued;
     if (in_flight_ > 0) now.read_busy_ns += clock_.now() - busy_since_;
     return now;
 }

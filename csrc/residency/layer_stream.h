@@ -16,6 +16,7 @@
 #include "base/error.h"
 #include "base/memory.h"
 #include "base/thread_pool.h"
+#include "base/trace.h"
 #include "io/reader.h"
 #include "memory/ledger.h"
 #include "memory/staging.h"
@@ -45,6 +46,7 @@ struct StreamCounters {
     Nanos stall_ns = 0;                  // waiting for units
     Nanos arrival_ns = 0;                // verifying and interleaving, beside the computation
     Nanos read_busy_ns = 0;              // time with at least one read in flight
+    Nanos read_queued_ns = 0;            // of all reads: waiting for others before them
 };
 
 // begin, hold, release, lend and grow: one thread, the step loop's. The others: any.
@@ -73,6 +75,9 @@ class LayerStream {
     // Lets units stay again, within keep_bytes, as far as the ledger has room.
     void grow();
 
+    // Reads and waits are recorded there from now on.
+    void set_trace(TraceRing* trace);
+
     int units() const { return units_->count(); }
     int window() const { return schedule_.window(); }
     int kept() const;  // units with room of their own
@@ -97,6 +102,7 @@ class LayerStream {
     void pump();
     void start_reads();
     void take_in(const std::vector<store::Arrival>& arrivals);
+    void record(int unit, Nanos now);
     std::optional<Error> take_error(const Load& load);
 
     const std::shared_ptr<store::TrunkUnits> units_;
@@ -112,10 +118,13 @@ class LayerStream {
     std::condition_variable work_, changed_;
     policy::RingSchedule schedule_;
     std::vector<Room> rooms_;                     // by unit
+    std::vector<Nanos> submitted_;                // by unit, of its read
     std::vector<Load> loading_;                   // by number of the record in flight; generation 0: none
     std::vector<std::pair<Load, Error>> failed_;  // arrived, not taken yet
     StreamCounters counters_;
     Nanos busy_since_ = 0;
+    LaneTimes lane_;
+    TraceRing* trace_ = nullptr;
     int in_flight_ = 0;
     std::exception_ptr broken_;  // the pump ended
     bool stopping_ = false;

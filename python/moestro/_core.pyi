@@ -178,6 +178,7 @@ class Runtime:
         policy: str = "lru",
         expert_slots: int | None = None,
         faults: str = "",
+        trace_events: int = 0,
     ) -> None: ...
     @property
     def compute(self) -> Compute: ...
@@ -252,6 +253,12 @@ class Runtime:
     def abort_step(self) -> None: ...
     def counters(self) -> dict[str, int]: ...
     def residency(self) -> dict[str, int]: ...
+    def take_trace(self) -> tuple[list[dict[str, Any]], int]:
+        """The latest `trace_events` events, oldest first, and how many older ones were lost; forgets them.
+
+        lane: "cpu" | "ssd" | "stream"; activity; layer, item (expert or unit), -1 where there is none; count: rows or
+        experts; nbytes; submitted, started, done: nanoseconds of a steady clock.
+        """
     def info(self) -> dict[str, Any]: ...  # isa, math, threads, reader, depth, registered_bytes, file_mode, refused
     def check_integrity(self) -> None: ...
     @staticmethod
@@ -276,6 +283,8 @@ class Workspace:
         self, positions: I64, tables: I32, table_begin: I64, blocks: I32, inv_freq: F32, attention_factor: float
     ) -> None:
         """A step begins. Places as for `attention` and `kv_append`; inv_freq as for `rope_table`. All are copied."""
+    def trace_to(self, runtime: Runtime) -> None:
+        """Calls on layers are recorded in that runtime's trace from now on."""
     @property
     def x(self) -> F32:
         """[rows, hidden]: the residual stream, a view; contents are undefined after `begin`."""

@@ -63,6 +63,7 @@ class EngineConfig:
     stream: str = "auto"  # how weights that do not fit pass through memory: "auto", "off" (they must fit), a name
     device: str = "cpu"
     math: str = "exact"  # "fast": bf16 weights take activations rounded to bf16, where the CPU has AVX512_BF16
+    trace_events: int = 0  # room for the latest events of `LLM.timeline()`
     expert_slots: int | None = None  # for tests: exactly this many expert slots, whatever the budget holds
 
     def __post_init__(self) -> None:
@@ -87,6 +88,7 @@ class EngineConfig:
         _one_of("math", self.math, MATHS)
         _whole("threads", self.threads, 1, optional=True)
         _whole("max_model_len", self.max_model_len, 1, optional=True)
+        _whole("trace_events", self.trace_events, 0)
         _whole("expert_slots", self.expert_slots, 2, optional=True)
         if self.prefill_chunk != "auto":
             _whole("prefill_chunk", self.prefill_chunk, 1, also="'auto'")

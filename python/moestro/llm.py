@@ -27,6 +27,7 @@ from moestro.report import Report, make_report
 from moestro.text.chat import Message
 from moestro.text.model_text import read_model_text
 from moestro.text.tokenizer import Tokenizer
+from moestro.trace.timeline import Timeline
 from moestro.units import format_bytes
 
 
@@ -72,6 +73,7 @@ class LLM:
         stream: str = "auto",
         device: str = "cpu",
         math: str = "exact",
+        trace_events: int = 0,
         expert_slots: int | None = None,
         say: Say | None = say_on_stderr,
         progress: LoadProgress | None = None,
@@ -93,6 +95,7 @@ class LLM:
             stream=stream,
             device=device,
             math=math,
+            trace_events=trace_events,
             expert_slots=expert_slots,
         )
         say, progress = say or _silence, progress or _no_progress
@@ -196,6 +199,10 @@ class LLM:
     def stats(self) -> RunStats | None:
         """What the last run cost; None before the first."""
         return self._running.engine.stats if self._running else self._last_stats
+
+    def timeline(self) -> Timeline:
+        """What happened when since the last call, as far as `trace_events` had room; see `moestro trace timeline`."""
+        return Timeline.of(*self._open().model.runtime.take_trace())
 
     def get_default_sampling_params(self) -> SamplingParams:
         """What is used where a call gives none: the model's generation_config.json."""

@@ -20,5 +20,8 @@ def closing_line(stats: RunStats) -> str:
         parts.append(f"hit rate {stats.hit_rate:.1%}")
         rate = f" at {stats.read_gb_per_s:.2f} GB/s" if stats.read_gb_per_s is not None else ""
         parts.append(f"{format_bytes(stats.expert_bytes_read)} read{rate}")
+    if stats.stream_gb_per_s is not None:
+        parts.append(f"{format_bytes(stats.stream_bytes_read)} streamed at {stats.stream_gb_per_s:.2f} GB/s")
+    parts.append(f"bound by {stats.binding}")
     parts.append(f"peak memory {format_bytes(stats.peak_bytes)} of {format_bytes(stats.budget_bytes)}")
     return " · ".join(parts)

@@ -22,6 +22,11 @@ _LANES = {
 }
 
 
+# What work waited behind other work of its lane: kernels, reads of experts, reads of streamed units. SKIP (2504.11750)
+# adds up the launch and queue times of GPU kernels (TKLQT) to tell what binds a run; here every lane has its sum.
+_QUEUES = {"cpu": "compute_queued_ns", "ssd": "read_queued_ns", "stream ssd": "stream_queued_ns"}
+
+
 @dataclass(frozen=True)
 class RunStats:
     """One run of generate, stream or chat. Times in seconds, without the time the caller took between chunks."""
@@ -46,6 +51,7 @@ class RunStats:
     trunk_bytes_read: int
     stream_bytes_read: int  # weights that pass through memory
     lanes_s: dict[str, float]
+    queued_s: dict[str, float]  # per lane: what its work waited behind other work of the lane, added up
     budget_bytes: int
     peak_bytes: int  # of all reservations together, since loading
     peak_bytes_by_entry: dict[str, int]
@@ -63,6 +69,23 @@ class RunStats:
         return self.expert_bytes_read / busy / 1e9 if busy > 0 else None
 
     @property
+    def busy(self) -> dict[str, float]:
+        """Share of the run's time in which a lane worked; the processor did whenever it did not wait."""
+        wall = max(self.wall_s, 1e-9)
+        waits = self.lanes_s["stall"] + self.lanes_s["stream stall"]
+        return {
+            "cpu": max(0.0, 1 - waits / wall),
+            "ssd": self.lanes_s["ssd"] / wall,
+            "stream ssd": self.lanes_s["stream ssd"] / wall,
+        }
+
+    @property
+    def binding(self) -> str:
+        """The lane that the run is bound by: the busiest."""
+        busy = self.busy
+        return max(busy, key=lambda lane: busy[lane])
+
+    @property
     def stream_gb_per_s(self) -> float | None:
         """The same of the layer stream."""
         busy = self.lanes_s["stream ssd"]
@@ -74,6 +97,8 @@ class RunStats:
             "hit_rate": self.hit_rate,
             "read_gb_per_s": self.read_gb_per_s,
             "stream_gb_per_s": self.stream_gb_per_s,
+            "busy": self.busy,
+            "binding": self.binding,
         }
 
 
@@ -127,6 +152,7 @@ class RunMeter:
             expert_bytes_read=used["expert_bytes_read"],
             trunk_bytes_read=used["trunk_bytes_read"],
             stream_bytes_read=used["stream_bytes_read"],
+            queued_s={lane: used[name] / 1e9 for lane, name in _QUEUES.items()},
             lanes_s={lane: used[name] / 1e9 for lane, name in _LANES.items()},
             budget_bytes=ledger.budget,
             peak_bytes=ledger.peak,

@@ -61,6 +61,7 @@ def load_model(
         verify=config.verify,
         policy=config.policy,
         expert_slots=config.expert_slots,
+        trace_events=config.trace_events,
     )
     try:
         runtime.ledger.take("text", text)
@@ -87,6 +88,8 @@ def _load(
         runtime.set_experts()
     kv_pool = runtime.set_kv(plan.kv_dtype, spec.num_kv_heads, spec.head_dim, spec.num_layers)
     decoder = Decoder(spec, weights, runtime, kv_pool, max_rows=plan.prefill_chunk, max_logit_rows=plan.logit_rows)
+    if config.trace_events:
+        decoder.workspace.trace_to(runtime)
     facts = _facts(opened, plan, runtime)
     facts["refused"] += _no_fast_math(opened, config)
     return LoadedModel(spec, decoder, runtime, kv_pool, plan, facts)

@@ -191,6 +191,38 @@ def test_a_reader_may_go_while_it_reads(tmp_path: Path) -> None:
         del reader
 
 
+def _open_files_and_memory() -> tuple[int, int]:
+    status = Path("/proc/self/status").read_text().splitlines()
+    resident = next(int(line.split()[1]) for line in status if line.startswith("RssAnon:"))
+    return len(list(Path("/proc/self/fd").iterdir())), resident * 1024
+
+
+def test_a_thousand_runtimes_leave_nothing(records: list[core.PackedRecord]) -> None:
+    """Rings, threads, files and memory, with reads under way when they are closed."""
+
+    def cycle(number: int) -> None:
+        runtime = core.Runtime(threads=1, host_memory=BUDGET, expert_slots=2)
+        for unit, record in enumerate(records):
+            core.add_unit(runtime, f"layer {unit}", record)
+        runtime.set_stream(window=2, batch=1, keep_bytes=records[0].nbytes)
+        core.add_experts(runtime, 0, records)
+        runtime.set_experts()
+        runtime.begin_step(1)
+        for unit in range(number % 3):
+            with core.held_unit(runtime, unit):
+                runtime.prefetch(0, [unit])
+        runtime.close()
+
+    for number in range(50):
+        cycle(number)
+    files, memory = _open_files_and_memory()
+    for number in range(1000):
+        cycle(number)
+    files_after, memory_after = _open_files_and_memory()
+    assert files_after == files
+    assert memory_after < memory + (16 << 20)
+
+
 def test_the_example_answers_as_torch_does(tmp_path: Path) -> None:
     import torch
 

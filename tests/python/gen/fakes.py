@@ -70,6 +70,7 @@ class FakeRuntime:
         *("hits", "misses", "joined", "evictions", "expert_bytes_read", "trunk_bytes_read", "reads"),
         *("compute_ns", "stall_ns", "arrival_ns", "read_busy_ns", "steps", "rows"),
         *("stream_bytes_read", "stream_stall_ns", "stream_arrival_ns", "stream_read_busy_ns"),
+        *("compute_queued_ns", "read_queued_ns", "stream_queued_ns"),
     )
 
     def __init__(self):
