@@ -161,8 +161,8 @@ def _table(runs: Sequence[Run]) -> Iterator[str]:
         )
         if "rate" in figures:
             yield (
-                f"    decoding, the disk was busy {figures['busy']:.0%} of the time at {figures['rate'] / 1e9:.2f} GB/s, beside"
-                f" {figures['disk'] / 1e9:.2f} GB/s measured; {_expected(figures)}"
+                f"    decoding, the disk was busy {figures['busy']:.0%} of the time at {figures['rate'] / 1e9:.2f} GB/s,"
+                f" beside {figures['disk'] / 1e9:.2f} GB/s measured; {_expected(figures)}"
             )
     for share in dict.fromkeys(run.memory for run in runs):
         ours, theirs = summary.get(f"moestro {share:.0%}"), summary.get(f"llama.cpp {share:.0%}")

@@ -47,7 +47,7 @@ def draw(timeline: Timeline, path: Path) -> None:
     axes.invert_yaxis()
     axes.spines[["top", "right"]].set_visible(False)
     patches = [Patch(color=colour, label=name) for name, colour in _COLOURS.items() if name in shown]
-    axes.legend(handles=patches, ncols=len(patches), loc="upper center", bbox_to_anchor=(0.5, 1.35), frameon=False)
+    axes.legend(handles=patches, ncols=len(patches), loc="upper center", bbox_to_anchor=(0.5, 1.28), frameon=False)
     figure.tight_layout()
     figure.savefig(path, dpi=130)
     pyplot.close(figure)

@@ -16,7 +16,7 @@ from moestro.cli.main import app
 SMALL = ("--host-memory", "64MiB", "--threads", "2")
 CLOSING = re.compile(
     r"\d+ tokens · [\d.]+ tok/s · first token after [\d.]+ s · hit rate [\d.]+% · [\d.]+ \w+ read( at [\d.]+ GB/s)?"
-    r" · peak memory [\d.]+ MiB of 64.00 MiB"
+    r" · bound by [\w ]+ · peak memory [\d.]+ MiB of 64.00 MiB"
 )
 
 
