@@ -160,10 +160,9 @@ def _table(runs: Sequence[Run]) -> Iterator[str]:
             f", {figures['read_per_token'] / 1e9:.2f} GB read per token" if "read_per_token" in figures else ""
         )
         if "rate" in figures:
-            yield (
-                f"    decoding, the disk was busy {figures['busy']:.0%} of the time at {figures['rate'] / 1e9:.2f} GB/s,"
-                f" beside {figures['disk'] / 1e9:.2f} GB/s measured; {_expected(figures)}"
-            )
+            rate, disk = figures["rate"] / 1e9, figures["disk"] / 1e9
+            yield f"    decoding, the disk was busy {figures['busy']:.0%} of the time: {rate:.2f} of {disk:.2f} GB/s"
+            yield f"    {_expected(figures)}"
     for share in dict.fromkeys(run.memory for run in runs):
         ours, theirs = summary.get(f"moestro {share:.0%}"), summary.get(f"llama.cpp {share:.0%}")
         if ours and theirs:
