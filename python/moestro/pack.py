@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -15,7 +15,7 @@ from moestro.checkpoint.partial_store import PartialStore, open_partial
 from moestro.checkpoint.record_packer import ScaleTooNarrow
 from moestro.checkpoint.scale_scan import classes_with_wide_scales
 from moestro.checkpoint.store_format import MANIFEST_FILE, is_store, manifest_text
-from moestro.checkpoint.store_packer import Progress, StorePacker, finished_bytes
+from moestro.checkpoint.store_packer import Progress, StorePacker, finished_bytes, missing_bytes
 from moestro.checkpoint.store_plan import StorePlan, plan_store
 from moestro.checkpoint.verify import verify_interrupted
 from moestro.errors import IntegrityError, StorageError, UsageError
@@ -33,6 +33,7 @@ def pack_checkpoint(
     format: str,
     *,
     trunk_format: str | None = None,
+    stripe: Sequence[Path] = (),
     threads: int | None = None,
     progress: Progress | None = None,
     say: Say = lambda _: None,
@@ -40,8 +41,10 @@ def pack_checkpoint(
     """Packs the checkpoint `source` into the new directory `target` and returns it.
 
     format, trunk_format: "f32", "bf16", "q8" or "q4", or "auto", which keeps the checkpoint's values. threads: None
-    takes one per core. `progress` receives (bytes done, bytes in all), `say` what else is worth knowing. A run that was
-    interrupted leaves TARGET.partial, from which the same call goes on.
+    takes one per core. stripe: directories, on other drives, that share the weights with the target: a layer's experts
+    are then read from all of them at once. They stay where they are, linked from the target. `progress` receives (bytes
+    done, bytes in all), `say` what else is worth knowing. A run that was interrupted leaves TARGET.partial, from which
+    the same call goes on.
 
     Raises UsageError (a target that is taken, an unknown format), CheckpointError, StorageError (no room, another pack
     at work, an interrupted pack of something else), IntegrityError (the checkpoint changed), NumericError.
@@ -49,7 +52,7 @@ def pack_checkpoint(
     source, target = source.resolve(), target.absolute()
     if is_store(source):
         raise UsageError(f"{source} is a packed store already: pack the original checkpoint")
-    job = _Job(open_checkpoint(source), format, trunk_format or format)
+    job = _Job(open_checkpoint(source), format, trunk_format or format, tuple(stripe))
     job.plan(())  # unknown formats are refused before anything is made
     compute = _core.Compute(default_threads() if threads is None else threads)
     with open_partial(target) as store:
@@ -69,11 +72,15 @@ class _Job:
     checkpoint: Checkpoint
     format: str
     trunk_format: str
+    stripe: tuple[Path, ...]
 
     def plan(self, wide: tuple[MatrixClass, ...]) -> StorePlan:
         found = self.checkpoint
         choose = PackFormats(found.weights, trunk=self.trunk_format, experts=self.format, wide=frozenset(wide))
-        return plan_store(spec_to_json(found.spec), found.config, found.weights, choose, _core.matrix_bytes)
+        stripes = 1 + len(self.stripe)
+        return plan_store(
+            spec_to_json(found.spec), found.config, found.weights, choose, _core.matrix_bytes, stripes=stripes
+        )
 
     def head(self, plan: StorePlan, wide: tuple[MatrixClass, ...]) -> JournalHead:
         paths = sorted({tensor.path for _, tensor in self.checkpoint.weights.roles()})
@@ -89,8 +96,11 @@ def _pack(job: _Job, store: PartialStore, compute: _core.Compute, progress: Prog
     plan, head = _begin(job, store, say)
     while not store.published:
         store.discard_other_weights({file.name for file in plan.files})
-        missing = plan.nbytes - finished_bytes(plan, store.journal)
-        require_space(store.directory, missing, f"packing into {store.target}")
+        for file in plan.files:
+            if file.stripe:
+                store.link(file.name, job.stripe[file.stripe - 1])
+        for stripe, directory in enumerate((store.directory, *job.stripe)):
+            require_space(directory, missing_bytes(plan, store.journal, stripe), f"packing into {store.target}")
         try:
             StorePacker(plan, store.directory, store.journal, compute, progress).run()
         except ScaleTooNarrow as narrow:

@@ -40,10 +40,28 @@ class PartialStore:
         except OSError as error:
             raise StorageError(f"cannot write {path}: {error.strerror or error}") from error
 
+    def link(self, name: str, directory: Path) -> None:
+        """Makes `name` a file of another directory, which is made, and linked here: it is still to be written."""
+        path, elsewhere = self.directory / name, directory.absolute() / self.target.name / name
+        if elsewhere.parent == self.target:
+            raise UsageError(f"stripe {directory} is where {self.target} itself will be: name another directory")
+        try:
+            elsewhere.parent.mkdir(parents=True, exist_ok=True)
+            if path.is_symlink() and path.readlink() == elsewhere:
+                return
+            if elsewhere.exists():
+                raise UsageError(f"{elsewhere} exists: name another directory to stripe over, or delete it first")
+            path.unlink(missing_ok=True)
+            path.symlink_to(elsewhere)
+        except OSError as error:
+            raise StorageError(f"cannot make {elsewhere}: {error.strerror or error}") from error
+
     def discard_other_weights(self, names: set[str]) -> None:
         """Removes weight files of an earlier plan that this one does not overwrite."""
         for path in self.directory.glob("*.safetensors"):
             if path.name not in names:
+                if path.is_symlink():
+                    path.resolve().unlink(missing_ok=True)
                 path.unlink()
 
     def publish(self) -> None:

@@ -174,6 +174,8 @@ def parse_manifest(values: Mapping[str, Any], where: str = MANIFEST_FILE) -> Sto
 
 
 def _check_file(path: Path, nbytes: int) -> None:
+    if path.is_symlink() and not path.exists():
+        raise CheckpointError(f"{path} is linked to {path.readlink()}, which is not there: is its drive mounted?")
     if not path.is_file():
         raise CheckpointError(f"{path} is missing from the store: pack the model again")
     if (size := path.stat().st_size) != nbytes:

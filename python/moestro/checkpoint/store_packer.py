@@ -161,6 +161,16 @@ def finished_bytes(plan: StorePlan, journal: PackJournal) -> int:
     return sum(tensor.nbytes for tensor in planned_tensors(plan) if tensor.name in journal.finished)
 
 
+def missing_bytes(plan: StorePlan, journal: PackJournal, stripe: int) -> int:
+    """Bytes of the stripe's files that are still to be written."""
+    return sum(
+        tensor.nbytes
+        for file in plan.files
+        for tensor in file.tensors
+        if file.stripe == stripe and tensor.name not in journal.finished
+    )
+
+
 def _aligned(nbytes: int) -> U8:
     memory = np.empty(nbytes + _ALIGN, dtype=np.uint8)
     begin = -memory.ctypes.data % _ALIGN

@@ -80,6 +80,7 @@ class PlannedFile:
     name: str
     tensors: tuple[PlannedTensor, ...]
     layout: FileLayout
+    stripe: int  # of the plan's: files of different ones may lie on different drives
 
 
 @dataclass(frozen=True)
@@ -101,7 +102,7 @@ class StorePlan:
         """Changes whenever the store would: an interrupted run may go on only under the same one."""
         digest = hashlib.sha256(json.dumps([self.model, self.config], sort_keys=True).encode())
         for file in self.files:
-            digest.update(file.layout.header)
+            digest.update(file.layout.header + b"%d" % file.stripe)
             for tensor in file.tensors:
                 digest.update(repr((tensor.parts, tensor.sources)).encode())
         return digest.hexdigest()
@@ -109,7 +110,7 @@ class StorePlan:
     def manifest(self, checksums: Mapping[str, int]) -> StoreManifest:
         """The finished store's manifest; `checksums` holds the XXH64 of every tensor by name."""
         places = _places(self.files, checksums)
-        heads = [name for name in places if name.startswith("head.")]
+        heads = sorted((name for name in places if name.startswith("head.")), key=lambda name: int(name[5:]))
         return StoreManifest(
             format_version=FORMAT_VERSION,
             model=self.model,
@@ -128,25 +129,32 @@ def plan_store(
     choose: FormatChoice,
     matrix_bytes: MatrixBytes,
     *,
+    stripes: int = 1,
     max_file_bytes: int = MAX_FILE_BYTES,
     head_slice_bytes: int = HEAD_SLICE_BYTES,
 ) -> StorePlan:
-    """Lays out `weights` in the formats that `choose` gives. `model` is the ModelSpec as JSON, `config` config.json."""
+    """Lays out `weights` in the formats that `choose` gives. `model` is the ModelSpec as JSON, `config` config.json.
+
+    stripes: experts of a layer, layers of the trunk and slices of the head are dealt out to so many sets of files.
+    """
     packer = _Records(choose, matrix_bytes)
     trunk = [packer.trunk(number, layer) for number, layer in enumerate(weights.layers)]
     trunk += packer.head(weights.head, head_slice_bytes)
-    # The embedding comes last in its file: its length need not be a multiple of 4096, and its rows start on one.
-    trunk.append(_copy("embed", weights.embed))
-    experts = [
-        packer.expert(number, expert, layer)
-        for number, layer in enumerate(weights.layers)
-        for expert in range(len(layer.experts))
-    ]
-    groups = [
-        *(("trunk", group) for group in _split(trunk, max_file_bytes)),
-        ("trunk", _small_tensors(weights)),
-        *(("experts", group) for group in _split(experts, max_file_bytes)),
-    ]
+    groups = []
+    for stripe in range(stripes):
+        mine = trunk[stripe::stripes]
+        if stripe == 0:
+            # Last in its file: its length need not be a multiple of 4096, and its rows start on one.
+            mine.append(_copy("embed", weights.embed))
+        groups += [("trunk", stripe, group) for group in _split(mine, max_file_bytes)]
+    groups.append(("trunk", 0, _small_tensors(weights)))
+    for stripe in range(stripes):
+        experts = [
+            packer.expert(number, expert, layer)
+            for number, layer in enumerate(weights.layers)
+            for expert in range(stripe, len(layer.experts), stripes)
+        ]
+        groups += [("experts", stripe, group) for group in _split(experts, max_file_bytes)]
     return StorePlan(model, config, tuple(_name_files(groups)), len(weights.layers))
 
 
@@ -265,12 +273,12 @@ def _split(tensors: Sequence[PlannedTensor], max_bytes: int) -> Iterator[list[Pl
         yield run
 
 
-def _name_files(groups: Sequence[tuple[str, list[PlannedTensor]]]) -> Iterator[PlannedFile]:
+def _name_files(groups: Sequence[tuple[str, int, list[PlannedTensor]]]) -> Iterator[PlannedFile]:
     counts: dict[str, int] = {}
-    for kind, tensors in groups:
+    for kind, stripe, tensors in groups:
         counts[kind] = counts.get(kind, 0) + 1
         layout = lay_out([tensor.entry for tensor in tensors])
-        yield PlannedFile(f"{kind}-{counts[kind]:05}.safetensors", tuple(tensors), layout)
+        yield PlannedFile(f"{kind}-{counts[kind]:05}.safetensors", tuple(tensors), layout, stripe)
 
 
 def _round_up(value: int, unit: int) -> int:

@@ -17,6 +17,10 @@ def pack(
     destination: Annotated[Path, typer.Argument(help="The directory to make.")],
     format: Annotated[str, typer.Option(help="f32, bf16, q8 or q4.")] = "q8",
     trunk_format: Annotated[str | None, typer.Option(help="Another format for all but the experts.")] = None,
+    stripe: Annotated[
+        list[Path] | None,
+        typer.Option(help="A directory on another drive that shares the weights; may be repeated."),
+    ] = None,
     threads: Annotated[int | None, typer.Option(help="Compute threads.")] = None,
     json: Annotated[bool, typer.Option("--json", help="Print one JSON object when done.")] = False,
 ) -> None:
@@ -33,6 +37,7 @@ def pack(
             destination,
             format,
             trunk_format=trunk_format,
+            stripe=stripe or (),
             threads=threads,
             progress=lambda done, total: screen.bytes("packing", done, total),
             say=screen.say,

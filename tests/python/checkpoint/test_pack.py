@@ -19,7 +19,7 @@ from safetensors.torch import load_file, save_file
 
 from moestro import _core
 from moestro.checkpoint import read_ahead
-from moestro.checkpoint.store_format import EMBED_CHECKSUMS, PartSpec, is_store
+from moestro.checkpoint.store_format import EMBED_CHECKSUMS, PartSpec, is_store, read_manifest
 from moestro.checkpoint.verify import verify_store
 from moestro.checkpoint.weights import TensorSlice
 from moestro.errors import CheckpointError, IntegrityError, NumericError, StorageError, UsageError
@@ -338,3 +338,48 @@ def test_a_flipped_bit_is_found_and_named(victim: str, tiny_checkpoint: Checkpoi
     path.write_bytes(content)
     with pytest.raises(IntegrityError, match=rf"1 damaged: {victim} in {path.name}"):
         verify_store(made)
+
+
+def test_weights_are_shared_between_drives(tiny_checkpoint: Callable[[str], Path], tmp_path: Path) -> None:
+    """Experts of a layer are dealt out; the same bits come back, and a drive that is gone is named."""
+    from moestro import LLM
+
+    source, drives = tiny_checkpoint("qwen3_moe"), [tmp_path / "b", tmp_path / "c"]
+    plain = pack_checkpoint(source, tmp_path / "plain", "q8", threads=1)
+    striped = pack_checkpoint(source, tmp_path / "a" / "store", "q8", stripe=drives, threads=1)
+    manifest = read_manifest(striped)
+    homes = [(striped / file.name).resolve().parent for file in manifest.files]
+    for layer in manifest.layers:
+        assert layer.experts is not None
+        assert [homes[file] for file in layer.experts.files[:3]] == [striped, *(drive / "store" for drive in drives)]
+    assert len({homes[layer.trunk.file] for layer in manifest.layers}) == 3
+    ids = list(range(40))
+    answers = []
+    for directory in (plain, striped):
+        with LLM(directory, host_memory="64MiB", expert_slots=3, stream="tpi-llm", say=None) as llm:
+            answers.append(llm.logits(ids))
+    np.testing.assert_array_equal(*answers)
+    verify_store(striped)
+    with pytest.raises(UsageError, match="exists: name another directory"):
+        pack_checkpoint(source, tmp_path / "d" / "store", "q8", stripe=drives, threads=1)
+    with pytest.raises(UsageError, match="name another directory"):
+        pack_checkpoint(source, tmp_path / "e" / "store", "q8", stripe=[tmp_path / "e"], threads=1)
+    (drives[1] / "store").rename(tmp_path / "unplugged")
+    with pytest.raises(CheckpointError, match=r"c/store/.* is not there: is its drive mounted"):
+        read_manifest(striped)
+
+
+def test_an_interrupted_striped_pack_goes_on(
+    tiny_checkpoint: Callable[[str], Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    source, drive = tiny_checkpoint("qwen3_moe"), tmp_path / "b"
+
+    def stop(done: int, total: int) -> None:
+        if done > total * 0.7:
+            raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        pack_checkpoint(source, tmp_path / "store", "q4", stripe=[drive], threads=1, progress=stop)
+    assert not (tmp_path / "store").exists()
+    pack_checkpoint(source, tmp_path / "store", "q4", stripe=[drive], threads=1)
+    verify_store(tmp_path / "store")
