@@ -57,6 +57,18 @@ def _llama(**changes: Any) -> Any:
     return LlamaConfig(**_base(**{"hidden_size": 78, "head_dim": 14, **changes}))
 
 
+def _mistral(**changes: Any) -> Any:
+    from transformers import MistralConfig
+
+    return MistralConfig(**_base(**{"head_dim": 18, **changes}))
+
+
+def _qwen2(**changes: Any) -> Any:
+    from transformers import Qwen2Config
+
+    return Qwen2Config(**_base(**{"hidden_size": 84, **changes}))
+
+
 # name -> the config it is made from; "fused" in a name: experts saved as one tensor per layer.
 CONFIGS: dict[str, Callable[[], Any]] = {
     "qwen3_moe": lambda: _qwen3_moe(norm_topk_prob=True),
@@ -80,6 +92,12 @@ CONFIGS: dict[str, Callable[[], Any]] = {
     "qwen3-tied": lambda: _qwen3(tie_word_embeddings=True),
     "qwen3-window-biases": lambda: _qwen3(
         use_sliding_window=True, sliding_window=29, max_window_layers=1, attention_bias=True, num_key_value_heads=3
+    ),
+    "mistral": lambda: _mistral(sliding_window=None),
+    "mistral-window-tied": lambda: _mistral(sliding_window=31, tie_word_embeddings=True, num_key_value_heads=1),
+    "qwen2": _qwen2,
+    "qwen2-window-tied": lambda: _qwen2(
+        use_sliding_window=True, sliding_window=29, max_window_layers=1, tie_word_embeddings=True
     ),
     "llama": _llama,
     "llama-biases-dynamic": lambda: _llama(

@@ -75,6 +75,10 @@ class ConfigReader:
             raise CheckpointError(f"{self.where} has no {key!r}, which this model type needs")
         return default
 
+    def has(self, key: str) -> bool:
+        """Whether the key is there, null included."""
+        return key in self._values
+
     def integer(self, key: str, default: Any = _REQUIRED, *, low: int = 1) -> Any:
         """An int of at least `low`, or `default` when the key is absent or null."""
         value = self.take(key, default)

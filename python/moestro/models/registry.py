@@ -18,7 +18,9 @@ from moestro.models.spec import ModelSpec
 
 _FAMILIES = {
     "llama": "moestro.models.families.llama",
+    "mistral": "moestro.models.families.mistral",
     "mixtral": "moestro.models.families.mixtral",
+    "qwen2": "moestro.models.families.qwen2",
     "qwen3": "moestro.models.families.qwen3",
     "qwen3_moe": "moestro.models.families.qwen3_moe",
 }

@@ -3,6 +3,7 @@
 #include <gtest/gtest.h>
 
 #include <atomic>
+#include <chrono>
 #include <cstring>
 #include <random>
 #include <thread>
@@ -175,6 +176,27 @@ TEST(LayerStream, LendsWhatStaysAndTakesItAgain) {
     world.pass(18);
     EXPECT_LE(world.stream->counters().bytes - before, (12 + 2) * record) << "units that stay were read again";
     world.ledger->give("kv", 4 * record);
+}
+
+// From the fifth read on the disk answers now and then only.
+TEST(LayerStream, ASlowDiskCostsTimeAndNothingElse) {
+    const ToyModel model({});
+    for (const int window : {1, 2, 4}) {
+        World world(model, true, {window, 1, 3 * model.record_bytes()}, "gate@5");
+        std::atomic<bool> done = false;
+        std::thread disk([&] {
+            while (!done) {
+                std::this_thread::sleep_for(std::chrono::milliseconds(2));
+                world.reader->release(1);
+            }
+        });
+        for (int pass = 0; pass < 3; ++pass) world.pass(18);
+        EXPECT_GT(world.stream->counters().stall_ns, 40'000'000);
+        world.reader->open_gate();
+        done = true;
+        disk.join();
+        world.pass(18);
+    }
 }
 
 TEST(LayerStream, ClosesWhileReadsAreUnderWay) {

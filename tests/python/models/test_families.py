@@ -98,7 +98,8 @@ def test_spec_says_what_the_config_class_says(name: str, tiny_checkpoint: Checkp
     assert spec.tie_word_embeddings == hf.tie_word_embeddings
     assert spec.max_position_embeddings == hf.max_position_embeddings
     assert spec.qk_norm == hasattr(attention, "q_norm")
-    assert spec.qkv_bias == (attention.q_proj.bias is not None) == (attention.o_proj.bias is not None) == spec.o_bias
+    assert spec.qkv_bias == (attention.q_proj.bias is not None)
+    assert spec.o_bias == (attention.o_proj.bias is not None)
     assert (spec.dtype, spec.activation) == ("bf16", "silu")
     assert (spec.rope.theta, spec.rope.type) == (hf.rope_parameters["rope_theta"], hf.rope_parameters["rope_type"])
     assert spec.num_layers == hf.num_hidden_layers
@@ -215,10 +216,68 @@ def test_hub_configs_are_read() -> None:
     )
     assert (mixtral.head_dim, mixtral.rope.theta) == (128, 1e6)
     assert mixtral.layers[0].mlp == MoeSpec(8, 2, 14336, True)
+    # As Mistral-7B-v0.1, and later ones without a window, have them.
+    mistral = {
+        "architectures": ["MistralForCausalLM"],
+        "bos_token_id": 1,
+        "eos_token_id": 2,
+        "hidden_act": "silu",
+        "hidden_size": 4096,
+        "initializer_range": 0.02,
+        "intermediate_size": 14336,
+        "max_position_embeddings": 32768,
+        "model_type": "mistral",
+        "num_attention_heads": 32,
+        "num_hidden_layers": 32,
+        "num_key_value_heads": 8,
+        "rms_norm_eps": 1e-05,
+        "rope_theta": 10000.0,
+        "sliding_window": 4096,
+        "tie_word_embeddings": False,
+        "torch_dtype": "bfloat16",
+        "transformers_version": "4.34.0.dev0",
+        "use_cache": True,
+        "vocab_size": 32000,
+    }
+    for change, window in (({}, 4096), ({"sliding_window": None}, None)):
+        spec = read_spec(mistral | change)
+        assert (spec.head_dim, spec.layers[31].sliding_window, spec.qkv_bias) == (128, window, False)
+    del mistral["sliding_window"]
+    assert read_spec(mistral).layers[0].sliding_window == 4096, "as transformers has it where the key is missing"
+    qwen2 = read_spec(
+        {
+            "architectures": ["Qwen2ForCausalLM"],
+            "attention_dropout": 0.0,
+            "bos_token_id": 151643,
+            "eos_token_id": 151645,
+            "hidden_act": "silu",
+            "hidden_size": 3584,
+            "initializer_range": 0.02,
+            "intermediate_size": 18944,
+            "max_position_embeddings": 32768,
+            "max_window_layers": 28,
+            "model_type": "qwen2",
+            "num_attention_heads": 28,
+            "num_hidden_layers": 28,
+            "num_key_value_heads": 4,
+            "rms_norm_eps": 1e-06,
+            "rope_theta": 1000000.0,
+            "sliding_window": 131072,
+            "tie_word_embeddings": False,
+            "torch_dtype": "bfloat16",
+            "transformers_version": "4.43.1",
+            "use_cache": True,
+            "use_sliding_window": False,
+            "vocab_size": 152064,
+        }
+    )
+    assert (qwen2.head_dim, qwen2.qkv_bias, qwen2.o_bias, qwen2.layers[27].sliding_window) == (128, True, False, None)
 
 
 BASE = {
     "llama": "llama",
+    "mistral": "mistral-window-tied",
+    "qwen2": "qwen2",
     "qwen3": "qwen3-tied",
     "qwen3_moe": "qwen3_moe",
     "mixtral": "mixtral",
@@ -255,6 +314,9 @@ BASE = {
         ("llama", {"model_type": None}, ["model_type", "None"]),
         ("llama", {"vocab_size": None}, ["vocab_size"]),
         ("llama", {"layer_types": ["sliding_attention"] * 3}, ["layer_types"]),
+        ("mistral", {"sliding_window": -3}, ["sliding_window", "-3"]),
+        ("mistral", {"attention_bias": True}, ["attention_bias", "True"]),
+        ("qwen2", {"qk_norm": True}, ["qk_norm"]),
         ("qwen3", {"layer_types": ["full_attention"]}, ["layer_types", "3"]),
         ("qwen3", {"layer_types": ["sliding_attention"] * 3}, ["layer_types"]),
         ("qwen3", {"layer_types": ["linear_attention"] * 3}, ["layer_types", "linear_attention"]),
@@ -329,7 +391,7 @@ def test_rotary_scaling_extends_the_context(
 
 
 def test_supported_model_types() -> None:
-    assert supported_model_types() == ("llama", "mixtral", "qwen3", "qwen3_moe")
+    assert supported_model_types() == ("llama", "mistral", "mixtral", "qwen2", "qwen3", "qwen3_moe")
 
 
 def test_type_comes_from_the_weights_when_the_config_is_silent(tiny_checkpoint: Checkpoints, tmp_path: Path) -> None:

@@ -191,3 +191,75 @@ def test_cancelled_streams_leave_the_next_answer_right(stored: Callable[[str, st
                 next(chunks)
             chunks.close()
             assert llm.generate([prompt], params)[0].token_ids == right
+
+
+class Interrupting:
+    """The decoder's runtime, but that Ctrl-C comes at the n-th call, before or after it did its work."""
+
+    def __init__(self, runtime: Any, at: int, before: bool) -> None:
+        self._runtime, self._left, self._before = runtime, at, before
+
+    def __getattr__(self, name: str) -> Any:
+        call = getattr(self._runtime, name)
+        if name not in ("begin_step", "hold_unit", "release_unit", "end_step"):
+            return call
+
+        def counted(*arguments: Any) -> Any:
+            self._left -= 1
+            if self._left == 0 and self._before:
+                raise KeyboardInterrupt
+            result = call(*arguments)
+            if self._left == 0:
+                raise KeyboardInterrupt
+            return result
+
+        return counted
+
+
+@pytest.mark.parametrize("before", (True, False))
+@pytest.mark.parametrize("model", ("llama", "qwen3_moe"))
+def test_cancelled_at_every_await_point_the_next_answer_is_right(
+    model: str, before: bool, stored: Callable[[str, str], Path], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    params = SamplingParams(max_tokens=3, temperature=0, ignore_eos=True)
+    settings = {"stream": "se-moe:2", "prefill_chunk": 4, **({"expert_slots": 3} if model == "qwen3_moe" else {})}
+    with load(stored(model, "q8"), **settings) as llm:
+        right = llm.generate([TOKENS[:9].tolist()], params)[0].token_ids
+        decoder, runtime = llm._open().model.decoder, llm._open().model.runtime
+        interrupted = 0
+        for at in range(1, 60):
+            monkeypatch.setattr(decoder, "_runtime", Interrupting(runtime, at, before))
+            try:
+                assert llm.generate([TOKENS[:9].tolist()], params)[0].token_ids == right
+            except KeyboardInterrupt:
+                interrupted += 1
+            monkeypatch.setattr(decoder, "_runtime", runtime)
+            assert llm.generate([TOKENS[:9].tolist()], params)[0].token_ids == right, f"after call {at}"
+            runtime.check_integrity()
+        assert interrupted > 30
+
+
+def test_cancelled_while_experts_are_read_the_next_answer_is_right(
+    stored: Callable[[str, str], Path], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from moestro.layers.moe import Moe
+
+    params = SamplingParams(max_tokens=3, temperature=0, ignore_eos=True)
+    with load(stored("qwen3_moe", "q8"), stream="tpi-llm", expert_slots=2, prefill_chunk=4) as llm:
+        right = llm.generate([TOKENS[:9].tolist()], params)[0].token_ids
+        for at in range(1, 16):
+            left = at
+
+            def stopped(self: Moe, work: Any) -> None:
+                nonlocal left
+                self._layer.submit(work)
+                left -= 1
+                if left == 0:
+                    raise KeyboardInterrupt
+                self._layer.wait(work)
+
+            monkeypatch.setattr(Moe, "__call__", stopped)
+            with pytest.raises(KeyboardInterrupt):
+                llm.generate([TOKENS[:9].tolist()], params)
+            monkeypatch.undo()
+            assert llm.generate([TOKENS[:9].tolist()], params)[0].token_ids == right

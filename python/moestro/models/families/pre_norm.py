@@ -30,11 +30,13 @@ def read_pre_norm(
     rope_theta: float = 1e4,
     qk_norm: bool = False,
     attention_bias: bool = False,
+    o_bias: bool | None = None,
     mlp_bias: bool = False,
 ) -> ModelSpec:
     """The ModelSpec from the common keys and a family's own answers, one mlp and window per layer.
 
-    `head_dim`, `rms_norm_eps` and `rope_theta` are the family's defaults; head_dim None means hidden_size / heads.
+    `head_dim`, `rms_norm_eps` and `rope_theta` are the family's defaults; head_dim None means hidden_size / heads,
+    o_bias None the same as attention_bias.
     """
     hidden, heads = config.integer("hidden_size"), config.integer("num_attention_heads")
     kv_heads = config.integer("num_key_value_heads", heads)
@@ -57,7 +59,7 @@ def read_pre_norm(
         rope=read_rope(config, rope_theta, longest),
         qk_norm=qk_norm,
         qkv_bias=attention_bias,
-        o_bias=attention_bias,
+        o_bias=attention_bias if o_bias is None else o_bias,
         mlp_bias=mlp_bias,
         tie_word_embeddings=config.flag("tie_word_embeddings", False),
         max_position_embeddings=longest,
@@ -75,6 +77,17 @@ def qwen_window(config: ConfigReader) -> int | None:
         return None
     window = config.integer("sliding_window", None)
     return None if window is None else int(window)
+
+
+def qwen_windows(config: ConfigReader, count: int) -> list[int | None]:
+    """Of the dense Qwen families: from max_window_layers on, where layer_types says nothing else."""
+    window, first = qwen_window(config), config.integer("max_window_layers", 28, low=0)
+    types = layer_types(config, count)
+    if types is None:
+        return [window if layer >= first else None for layer in range(count)]
+    if window is None and any(map(is_sliding, types)):
+        raise config.wrong("layer_types", types, "no sliding layer where use_sliding_window is off")
+    return [window if is_sliding(kind) else None for kind in types]
 
 
 def layer_types(config: ConfigReader, count: int) -> list[str] | None:
