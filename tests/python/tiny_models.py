@@ -69,6 +69,12 @@ def _qwen2(**changes: Any) -> Any:
     return Qwen2Config(**_base(**{"hidden_size": 84, **changes}))
 
 
+def _phi3(**changes: Any) -> Any:
+    from transformers import Phi3Config
+
+    return Phi3Config(**_base(**{"hidden_size": 84, "pad_token_id": 0, **changes}))
+
+
 # name -> the config it is made from; "fused" in a name: experts saved as one tensor per layer.
 CONFIGS: dict[str, Callable[[], Any]] = {
     "qwen3_moe": lambda: _qwen3_moe(norm_topk_prob=True),
@@ -98,6 +104,19 @@ CONFIGS: dict[str, Callable[[], Any]] = {
     "qwen2": _qwen2,
     "qwen2-window-tied": lambda: _qwen2(
         use_sliding_window=True, sliding_window=29, max_window_layers=1, tie_word_embeddings=True
+    ),
+    "phi3": _phi3,
+    "phi3-window-longrope-tied": lambda: _phi3(
+        sliding_window=90,
+        tie_word_embeddings=True,
+        max_position_embeddings=512,
+        original_max_position_embeddings=100,
+        rope_parameters=_rope(
+            "longrope",
+            short_factor=[1.0, 1.02, 1.05, 1.1, 1.2, 1.3, 1.5],
+            long_factor=[1.1, 1.3, 1.7, 2.5, 4.0, 7.0, 12.0],
+            original_max_position_embeddings=100,
+        ),
     ),
     "llama": _llama,
     "llama-biases-dynamic": lambda: _llama(

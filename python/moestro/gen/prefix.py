@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from moestro.kv.blocks import BlockPool, KvSequence
-from moestro.models.rope import depends_on_length
+from moestro.models.rope import depends_on_length, unscaled_length
 from moestro.models.spec import RopeSpec
 
 
@@ -57,5 +57,5 @@ class KeptPrefix:
 
     def _exact(self, prompt_length: int) -> bool:
         # Below the limit one turn's keys are as good as another's: reused ones were below it themselves.
-        limit = self._rope.max_position_embeddings
+        limit = unscaled_length(self._rope)
         return not depends_on_length(self._rope) or max(self._prompt_length, prompt_length) <= limit

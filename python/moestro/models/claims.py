@@ -32,6 +32,10 @@ class TensorClaims:
     def matrix(self, name: str, rows: int, cols: int) -> TensorSlice:
         return self._slice(name, (rows, cols), 0, rows, cols)
 
+    def rows(self, name: str, shape: tuple[int, int], first_row: int, rows: int) -> TensorSlice:
+        """Rows [first_row, first_row + rows) of a matrix."""
+        return self._slice(name, shape, first_row, rows, shape[1])
+
     def plane(self, name: str, shape: tuple[int, int, int], index: int, first_row: int, rows: int) -> TensorSlice:
         """Rows [first_row, first_row + rows) of plane `index` of a three-dimensional tensor."""
         return self._slice(name, shape, index * shape[1] + first_row, rows, shape[2])

@@ -25,3 +25,4 @@ class Family:
     architectures: tuple[str, ...]  # class names config.json may give
     read_spec: Callable[[ConfigReader], ModelSpec]
     experts: ExpertNames | None = None  # None: the family has dense layers only
+    fused: bool = False  # attention.qkv_proj holds q, k, v; mlp.gate_up_proj gate and up; neither has biases

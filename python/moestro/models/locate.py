@@ -42,13 +42,14 @@ def _layer(claims: TensorClaims, family: Family, spec: ModelSpec, number: int) -
         return claims.vector(f"{prefix}{name}", size) if present else None
 
     attention = prefix + "self_attn."
-    dense, router, experts = _mlp(claims, family.experts, spec, spec.layers[number], prefix)
+    q, k, v = _qkv(claims, family, attention, q_rows, kv_rows, hidden)
+    dense, router, experts = _mlp(claims, family, spec, spec.layers[number], prefix)
     return LayerTensors(
         input_norm=claims.vector(f"{prefix}input_layernorm.weight", hidden),
         post_attention_norm=claims.vector(f"{prefix}post_attention_layernorm.weight", hidden),
-        q=claims.matrix(f"{attention}q_proj.weight", q_rows, hidden),
-        k=claims.matrix(f"{attention}k_proj.weight", kv_rows, hidden),
-        v=claims.matrix(f"{attention}v_proj.weight", kv_rows, hidden),
+        q=q,
+        k=k,
+        v=v,
         o=claims.matrix(f"{attention}o_proj.weight", hidden, q_rows),
         q_bias=bias("self_attn.q_proj.bias", q_rows, spec.qkv_bias),
         k_bias=bias("self_attn.k_proj.bias", kv_rows, spec.qkv_bias),
@@ -62,13 +63,29 @@ def _layer(claims: TensorClaims, family: Family, spec: ModelSpec, number: int) -
     )
 
 
+def _qkv(
+    claims: TensorClaims, family: Family, prefix: str, q_rows: int, kv_rows: int, hidden: int
+) -> tuple[TensorSlice, TensorSlice, TensorSlice]:
+    if not family.fused:
+        rows = (("q", q_rows), ("k", kv_rows), ("v", kv_rows))
+        q, k, v = (claims.matrix(f"{prefix}{name}_proj.weight", count, hidden) for name, count in rows)
+        return q, k, v
+    name, shape = f"{prefix}qkv_proj.weight", (q_rows + 2 * kv_rows, hidden)
+    return (
+        claims.rows(name, shape, 0, q_rows),
+        claims.rows(name, shape, q_rows, kv_rows),
+        claims.rows(name, shape, q_rows + kv_rows, kv_rows),
+    )
+
+
 def _mlp(
-    claims: TensorClaims, names: ExpertNames | None, spec: ModelSpec, layer: LayerSpec, prefix: str
+    claims: TensorClaims, family: Family, spec: ModelSpec, layer: LayerSpec, prefix: str
 ) -> tuple[GatedMlpTensors | None, TensorSlice | None, tuple[GatedMlpTensors, ...]]:
     """(dense, router, experts) of one layer."""
-    hidden = spec.hidden_size
+    hidden, names = spec.hidden_size, family.experts
     if isinstance(layer.mlp, DenseSpec) or names is None:
-        return _dense(claims, spec, layer.mlp.intermediate_size, prefix), None, ()
+        make = _fused_dense if family.fused else _dense
+        return make(claims, spec, layer.mlp.intermediate_size, prefix), None, ()
     count = layer.mlp.num_experts
     if prefix + _FUSED_GATE_UP in claims:
         experts = tuple(_fused_expert(claims, prefix, layer.mlp, hidden, expert) for expert in range(count))
@@ -90,6 +107,15 @@ def _dense(claims: TensorClaims, spec: ModelSpec, width: int, prefix: str) -> Ga
         gate_bias=bias("gate", width),
         up_bias=bias("up", width),
         down_bias=bias("down", hidden),
+    )
+
+
+def _fused_dense(claims: TensorClaims, spec: ModelSpec, width: int, prefix: str) -> GatedMlpTensors:
+    hidden, gate_up = spec.hidden_size, f"{prefix}mlp.gate_up_proj.weight"
+    return GatedMlpTensors(
+        gate=claims.rows(gate_up, (2 * width, hidden), 0, width),
+        up=claims.rows(gate_up, (2 * width, hidden), width, width),
+        down=claims.matrix(f"{prefix}mlp.down_proj.weight", hidden, width),
     )
 
 

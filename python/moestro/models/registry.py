@@ -20,6 +20,7 @@ _FAMILIES = {
     "llama": "moestro.models.families.llama",
     "mistral": "moestro.models.families.mistral",
     "mixtral": "moestro.models.families.mixtral",
+    "phi3": "moestro.models.families.phi3",
     "qwen2": "moestro.models.families.qwen2",
     "qwen3": "moestro.models.families.qwen3",
     "qwen3_moe": "moestro.models.families.qwen3_moe",

@@ -19,16 +19,18 @@ from moestro.models.spec import RopeSpec
 F32 = NDArray[np.float32]
 F64 = NDArray[np.float64]
 
-ROPE_TYPES = ("default", "linear", "dynamic", "llama3", "yarn")
+ROPE_TYPES = ("default", "linear", "dynamic", "llama3", "yarn", "longrope")
 
 
 def inv_freq(rope: RopeSpec, head_dim: int, effective_length: int | None = None) -> F32:
     """Inverse frequencies, float32 [head_dim / 2]: the angle of position p in dimension i is float32(p * inv_freq[i]).
 
-    `effective_length` matters to "dynamic" only (see `effective_length`); None means any length that needs no scaling.
+    `effective_length` matters where `depends_on_length`; None means any length that needs no scaling.
     """
     if rope.type == "dynamic":
         return _dynamic(rope, head_dim, effective_length)
+    if rope.type == "longrope":
+        return _longrope(rope, head_dim, effective_length)
     return _FIXED[rope.type](rope, head_dim)
 
 
@@ -38,15 +40,22 @@ def effective_length(prompt_length: int, position: int) -> int:
 
 
 def depends_on_length(rope: RopeSpec) -> bool:
-    return rope.type == "dynamic"
+    return rope.type in ("dynamic", "longrope")
+
+
+def unscaled_length(rope: RopeSpec) -> int:
+    """Up to which effective length all lengths have the same frequencies, where they depend on it."""
+    return rope.original_max_position_embeddings or rope.max_position_embeddings
 
 
 def attention_factor(rope: RopeSpec) -> float:
     """What cos and sin are multiplied by (in float32, by the core)."""
-    if rope.type != "yarn":
+    if rope.type not in ("yarn", "longrope"):
         return 1.0
     if rope.attention_factor is not None:
         return rope.attention_factor
+    if rope.type == "longrope":
+        return 1.0 if rope.factor <= 1 else math.sqrt(1 + math.log(rope.factor) / math.log(unscaled_length(rope)))
     if rope.mscale and rope.mscale_all_dim:
         return _yarn_mscale(rope.factor, rope.mscale) / _yarn_mscale(rope.factor, rope.mscale_all_dim)
     return _yarn_mscale(rope.factor, 1.0)
@@ -89,6 +98,13 @@ def _dynamic(rope: RopeSpec, head_dim: int, length: int | None) -> F32:
         # The exponent stays in float64: torch takes a Python number as it is.
         base = float(np.float32(rope.theta) * np.float32(np.float64(growth) ** exponent))
     return _inverse(_powers(base, head_dim))
+
+
+def _longrope(rope: RopeSpec, head_dim: int, length: int | None) -> F32:
+    """LongRoPE (2402.13753): a factor per frequency, one set for short sequences and one for long ones."""
+    is_long = length is not None and length > unscaled_length(rope)
+    factors = np.array(rope.long_factor if is_long else rope.short_factor, np.float32)
+    return _inverse(factors * _powers(rope.theta, head_dim))
 
 
 def _llama3(rope: RopeSpec, head_dim: int) -> F32:

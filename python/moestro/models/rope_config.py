@@ -9,6 +9,9 @@ from moestro.models.config_reader import ConfigReader
 from moestro.models.rope import ROPE_TYPES
 from moestro.models.spec import RopeSpec
 
+# As the first checkpoints with it have it.
+_OLDER_NAMES = {"su": "longrope"}
+
 
 def read_rope(config: ConfigReader, default_theta: float, max_position_embeddings: int) -> RopeSpec:
     """The RopeSpec of a config. `default_theta` is the family's, for configs that name none."""
@@ -22,13 +25,16 @@ def read_rope(config: ConfigReader, default_theta: float, max_position_embedding
         raise CheckpointError(f"{where}: expected an object, got {chosen!r}")
     rope = ConfigReader(chosen, where)
     older_name = rope.take("type", "default")
-    kind = rope.choice("rope_type", ROPE_TYPES, older_name)
+    kind = rope.choice("rope_type", (*ROPE_TYPES, *_OLDER_NAMES), older_name)
+    kind = _OLDER_NAMES.get(kind, kind)
     _refuse_partial(rope)
     fields: dict[str, Any] = {"theta": rope.number("rope_theta", outer_theta, low=1.0), "type": kind}
     if kind == "yarn":
         fields |= _yarn(rope, outer_original, max_position_embeddings)
     elif kind == "llama3":
         fields |= _llama3(rope, outer_original, max_position_embeddings)
+    elif kind == "longrope":
+        fields |= _longrope(rope, outer_original, max_position_embeddings)
     elif kind != "default":
         fields["factor"] = rope.number("factor")
     if kind == "dynamic":
@@ -69,6 +75,25 @@ def _yarn(rope: ConfigReader, outer_original: int | None, max_position_embedding
         "mscale_all_dim": rope.number("mscale_all_dim", None, inclusive=True),
         "truncate": rope.flag("truncate", True),
     }
+
+
+def _longrope(rope: ConfigReader, outer_original: int | None, max_position_embeddings: int) -> dict[str, Any]:
+    original = _original(rope, outer_original, max_position_embeddings)
+    factor = rope.number("factor", None)
+    return {
+        "original_max_position_embeddings": original,
+        "factor": max_position_embeddings / original if factor is None else factor,
+        "attention_factor": rope.number("attention_factor", None, inclusive=True),
+        "short_factor": _factors(rope, "short_factor"),
+        "long_factor": _factors(rope, "long_factor"),
+    }
+
+
+def _factors(rope: ConfigReader, key: str) -> tuple[float, ...]:
+    values = rope.take(key)
+    if not isinstance(values, list) or not all(type(value) in (int, float) and value > 0 for value in values):
+        raise rope.wrong(key, values, "a list of numbers above 0")
+    return tuple(map(float, values))
 
 
 def _original(rope: ConfigReader, outer: int | None, max_position_embeddings: int) -> int:

@@ -14,18 +14,20 @@ class RopeSpec:
     """Rotary embedding. `moestro.models.rope` turns it into frequencies; fields a type does not use keep defaults."""
 
     theta: float  # base wavelength
-    type: str = "default"  # "default" | "linear" | "dynamic" | "llama3" | "yarn"
-    factor: float = 1.0  # context extension (linear, dynamic, llama3, yarn)
+    type: str = "default"  # "default" | "linear" | "dynamic" | "llama3" | "yarn" | "longrope"
+    factor: float = 1.0  # context extension (all but default)
     max_position_embeddings: int = 0  # dynamic: the length from which the base grows
-    original_max_position_embeddings: int | None = None  # llama3, yarn: the length before extension
+    original_max_position_embeddings: int | None = None  # llama3, yarn, longrope: the length before extension
     low_freq_factor: float | None = None  # llama3
     high_freq_factor: float | None = None  # llama3
-    attention_factor: float | None = None  # yarn: multiplies cos and sin; None derives it
+    attention_factor: float | None = None  # yarn, longrope: multiplies cos and sin; None derives it
     beta_fast: float = 32.0  # yarn: rotations above which a frequency is kept
     beta_slow: float = 1.0  # yarn: rotations below which a frequency is interpolated
     mscale: float | None = None  # yarn: with mscale_all_dim, derives the attention factor
     mscale_all_dim: float | None = None  # yarn
     truncate: bool = True  # yarn: round the correction range to whole dimensions
+    short_factor: tuple[float, ...] = ()  # longrope, [head_dim / 2]: divides frequencies up to the original length
+    long_factor: tuple[float, ...] = ()  # the same beyond it
 
 
 @dataclass(frozen=True)

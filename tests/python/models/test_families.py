@@ -66,6 +66,14 @@ def hf_weights(directory: Path) -> dict[str, np.ndarray]:
         if rest == "mlp.experts.gate_up_proj":
             for expert, both in enumerate(value):
                 roles[f"{prefix}experts.{expert}.gate"], roles[f"{prefix}experts.{expert}.up"] = np.split(both, 2)
+        elif rest == "mlp.gate_up_proj.weight":
+            roles[prefix + "gate"], roles[prefix + "up"] = np.split(value, 2)
+        elif rest == "self_attn.qkv_proj.weight":
+            config = tiny_models.reference(directory).config
+            head = config.hidden_size // config.num_attention_heads
+            queries, keys = config.num_attention_heads * head, config.num_key_value_heads * head
+            q, k, v = np.split(value, [queries, queries + keys])
+            roles |= {f"{prefix}q": q, f"{prefix}k": k, f"{prefix}v": v}
         elif rest == "mlp.experts.down_proj":
             roles |= {f"{prefix}experts.{expert}.down": down for expert, down in enumerate(value)}
         else:
@@ -98,7 +106,8 @@ def test_spec_says_what_the_config_class_says(name: str, tiny_checkpoint: Checkp
     assert spec.tie_word_embeddings == hf.tie_word_embeddings
     assert spec.max_position_embeddings == hf.max_position_embeddings
     assert spec.qk_norm == hasattr(attention, "q_norm")
-    assert spec.qkv_bias == (attention.q_proj.bias is not None)
+    queries = attention.qkv_proj if hasattr(attention, "qkv_proj") else attention.q_proj
+    assert spec.qkv_bias == (queries.bias is not None)
     assert spec.o_bias == (attention.o_proj.bias is not None)
     assert (spec.dtype, spec.activation) == ("bf16", "silu")
     assert (spec.rope.theta, spec.rope.type) == (hf.rope_parameters["rope_theta"], hf.rope_parameters["rope_type"])
@@ -106,8 +115,8 @@ def test_spec_says_what_the_config_class_says(name: str, tiny_checkpoint: Checkp
     for layer, module in zip(spec.layers, tiny_models.reference(directory).model.layers, strict=True):
         assert layer.sliding_window == getattr(module.self_attn, "sliding_window", hf.to_dict().get("sliding_window"))
         if isinstance(layer.mlp, DenseSpec):
-            assert layer.mlp.intermediate_size == module.mlp.gate_proj.out_features
-            assert spec.mlp_bias == (module.mlp.gate_proj.bias is not None)
+            assert layer.mlp.intermediate_size == module.mlp.down_proj.in_features
+            assert spec.mlp_bias == (module.mlp.down_proj.bias is not None)
         else:
             experts, router = module.mlp.experts, module.mlp.gate
             assert (layer.mlp.num_experts, layer.mlp.num_experts_per_tok) == (experts.num_experts, router.top_k)
@@ -277,6 +286,7 @@ def test_hub_configs_are_read() -> None:
 BASE = {
     "llama": "llama",
     "mistral": "mistral-window-tied",
+    "phi3": "phi3",
     "qwen2": "qwen2",
     "qwen3": "qwen3-tied",
     "qwen3_moe": "qwen3_moe",
@@ -291,7 +301,15 @@ BASE = {
         ("llama", {"surprise": 3}, ["surprise", "3"]),
         ("llama", {"quantization_config": {"quant_method": "fp8"}}, ["quantization_config", "fp8"]),
         ("llama", {"partial_rotary_factor": 0.5}, ["partial_rotary_factor", "0.5"]),
-        ("llama", {"rope_parameters": {"rope_type": "longrope", "factor": 2}}, ["rope_type", "longrope", "yarn"]),
+        ("llama", {"rope_parameters": {"rope_type": "spiral", "factor": 2}}, ["rope_type", "spiral", "yarn"]),
+        ("phi3", {"rope_parameters": {"rope_type": "longrope"}}, ["short_factor"]),
+        (
+            "phi3",
+            {"rope_parameters": {"rope_type": "longrope", "short_factor": [1.0], "long_factor": [2.0]}},
+            ["longrope", "7 frequencies"],
+        ),
+        ("phi3", {"rope_parameters": {"rope_type": "su", "short_factor": 3}}, ["short_factor", "3"]),
+        ("phi3", {"partial_rotary_factor": 0.75}, ["partial_rotary_factor", "0.75"]),
         ("llama", {"rope_parameters": {"rope_type": "linear"}}, ["factor"]),
         ("llama", {"rope_parameters": {"rope_type": "linear", "factor": 0}}, ["factor", "0"]),
         ("llama", {"rope_parameters": {"rope_type": "default", "mystery": 1}}, ["mystery"]),
@@ -391,7 +409,7 @@ def test_rotary_scaling_extends_the_context(
 
 
 def test_supported_model_types() -> None:
-    assert supported_model_types() == ("llama", "mistral", "mixtral", "qwen2", "qwen3", "qwen3_moe")
+    assert supported_model_types() == ("llama", "mistral", "mixtral", "phi3", "qwen2", "qwen3", "qwen3_moe")
 
 
 def test_type_comes_from_the_weights_when_the_config_is_silent(tiny_checkpoint: Checkpoints, tmp_path: Path) -> None:

@@ -27,11 +27,18 @@ SCALINGS = [
     YARN | {"attention_factor": 1.25},
     YARN | {"mscale": 0.707, "mscale_all_dim": 1.0},
     {"rope_type": "yarn", "factor": 1.0, "original_max_position_embeddings": 512},
+    {"rope_type": "longrope", "original_max_position_embeddings": 128},
+    {"rope_type": "longrope", "factor": 32.0, "original_max_position_embeddings": 400},
+    {"rope_type": "longrope", "attention_factor": 1.19, "original_max_position_embeddings": 512},
 ]
 LENGTHS = [None, 3, 512, 513, 700, 4096, 100_001]
 
 
 def config(scaling: dict, theta: float, head_dim: int) -> dict:
+    if scaling["rope_type"] == "longrope":
+        steps = np.arange(head_dim // 2)
+        factors = {"short_factor": (1 + 0.07 * steps).tolist(), "long_factor": (1.3 + steps**1.3).tolist()}
+        scaling = {**scaling, **factors}
     return {
         "model_type": "llama",
         "vocab_size": 32,
@@ -69,9 +76,10 @@ def theirs(configs: list[dict]) -> list:
         made = LlamaConfig(**values)
         kind = made.rope_parameters["rope_type"]
         function = ROPE_INIT_FUNCTIONS.get(kind, LlamaRotaryEmbedding.compute_default_rope_parameters)
-        for length in LENGTHS if kind == "dynamic" else [None]:
-            # A forward pass asks for another set only once a sequence outgrows the model.
-            grown = length is not None and length > made.max_position_embeddings
+        for length in LENGTHS if kind in ("dynamic", "longrope") else [None]:
+            # A forward pass asks for another set only once a sequence outgrows the model, or its first training.
+            limit = made.rope_parameters.get("original_max_position_embeddings", made.max_position_embeddings)
+            grown = length is not None and length > (limit if kind == "longrope" else made.max_position_embeddings)
             frequencies, factor = function(made, device="cpu", seq_len=torch.tensor(length) if grown else None)
             answers.append((frequencies.numpy().view(np.int32), factor))
     return answers

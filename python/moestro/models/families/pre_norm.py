@@ -47,6 +47,10 @@ def read_pre_norm(
         raise config.wrong("head_dim", dim, "an even number: the rotary embedding turns pairs")
     config.choice("hidden_act", ("silu",), "silu")
     longest = config.integer("max_position_embeddings")
+    rope = read_rope(config, rope_theta, longest)
+    for factors in (rope.short_factor, rope.long_factor):
+        if rope.type == "longrope" and len(factors) != dim // 2:
+            raise config.wrong("rope_scaling", rope.type, f"factors for each of {dim // 2} frequencies")
     _check_layer_types(config, windows)
     return ModelSpec(
         model_type=model_type,
@@ -56,7 +60,7 @@ def read_pre_norm(
         num_kv_heads=kv_heads,
         head_dim=dim,
         rms_norm_eps=config.number("rms_norm_eps", rms_norm_eps, inclusive=True),
-        rope=read_rope(config, rope_theta, longest),
+        rope=rope,
         qk_norm=qk_norm,
         qkv_bias=attention_bias,
         o_bias=attention_bias if o_bias is None else o_bias,
