@@ -48,7 +48,8 @@ def load_model(
     threads = config.threads or default_threads()
     footprint = opened.footprint()
     plan = plan_memory(footprint, config, threads, text)
-    io = choose_io(config, opened.files(), footprint.record or max(footprint.units))
+    usual_read = footprint.record or max(footprint.units)
+    io = choose_io(config, opened.files(), usual_read, plan.budget // 4)
     runtime = Runtime(
         threads=threads,
         host_memory=plan.budget,

@@ -30,6 +30,7 @@ LEAST_BYTES = 1 << 30
 _SECONDS = 0.1  # of one measurement
 _ROUNDS = 2
 _LONGEST_READ = 16 << 20
+_MOST_MEMORY = 64 << 20  # for reads in flight
 
 
 @dataclass(frozen=True)
@@ -64,8 +65,11 @@ class IoChoice:
     why: str  # a sentence
 
 
-def choose_io(config: EngineConfig, files: Iterable[Path], read_bytes: int) -> IoChoice:
-    """files: the model's; read_bytes: its usual read. What `config` asks for is taken as it is, without a trial."""
+def choose_io(config: EngineConfig, files: Iterable[Path], read_bytes: int, memory: int) -> IoChoice:
+    """files: the model's; read_bytes: its usual read; memory: bytes that a trial may take for a moment.
+
+    What `config` asks for is taken as it is, without a trial.
+    """
     if (config.io, config.io_engine, config.io_depth) != ("auto", "auto", None):
         cache = "buffered" if config.io == "cached" else "direct"
         return IoChoice(Way(config.io_engine, cache, config.io_depth or 0), "as asked")
@@ -75,7 +79,7 @@ def choose_io(config: EngineConfig, files: Iterable[Path], read_bytes: int) -> I
     place = _place(largest)
     known = _read_remembered().get(place)
     if known is None:
-        known = _try(largest, min(read_bytes, _LONGEST_READ))
+        known = _try(largest, min(read_bytes, _LONGEST_READ), min(memory, _MOST_MEMORY))
         if known is None:
             return IoChoice(Way(), "no trial: none of the ways could be measured")
         _remember(place, known)
@@ -89,9 +93,8 @@ def _place(path: Path) -> str:
     return f"{platform.node()}, {cpu_name()}: {path.resolve().parent}"
 
 
-def _try(path: Path, read_bytes: int) -> dict[str, Any] | None:
-    block = max(4096, read_bytes // 4096 * 4096)
-    rates = _measure(path, block, [way for way, _ in _WAYS])
+def _try(path: Path, read_bytes: int, memory: int) -> dict[str, Any] | None:
+    rates = _measure(path, read_bytes, memory, [way for way, _ in _WAYS])
     if not rates:
         return None
     first = next(iter(rates))
@@ -101,13 +104,14 @@ def _try(path: Path, read_bytes: int) -> dict[str, Any] | None:
     return {"way": asdict(best), "rates": said, "date": time.strftime("%Y-%m-%d")}
 
 
-def _measure(path: Path, block: int, ways: Sequence[Way]) -> dict[Way, float]:
+def _measure(path: Path, read_bytes: int, memory: int, ways: Sequence[Way]) -> dict[Way, float]:
     """bytes/s of each way that works, the mean of its rounds."""
     turns = [way for _ in range(_ROUNDS) for way in ways]
     step = path.stat().st_size // len(turns) // 4096 * 4096
     seen: dict[Way, list[float]] = {}
     for turn, way in enumerate(turns):
         with suppress(MoestroError):
+            block = max(4096, min(read_bytes, memory // way.depth) // 4096 * 4096)
             rate = _rate(path, block, way, turn * step)
             if rate is not None:
                 seen.setdefault(way, []).append(rate)

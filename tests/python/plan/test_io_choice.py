@@ -17,6 +17,7 @@ from moestro.plan import io_choice
 from moestro.plan.io_choice import REMEMBERED_FILE, IoChoice, Way, choose_io
 
 RECORD = 2 << 20
+MEMORY = 40 << 20
 
 
 @pytest.fixture
@@ -42,7 +43,7 @@ def measured(monkeypatch: pytest.MonkeyPatch) -> Callable[[dict[Way, float | Non
         ) -> dict[str, Any]:
             way = Way(engine, cache, depth, read_bytes)
             seen.append((way, offset))
-            assert block == RECORD
+            assert block == RECORD if depth * RECORD <= MEMORY else block * depth <= MEMORY < (block + 4096) * depth
             rate = rates.get(way, 1.0)
             if rate is None:
                 raise UnsupportedError("not here")
@@ -59,7 +60,7 @@ SHORT, CACHED = Way("io_uring", "direct", 32, 1 << 20), Way("io_uring", "buffere
 
 
 def choose(model: Path, **settings: Any) -> IoChoice:
-    return choose_io(EngineConfig(model="m", **settings), [model], RECORD)
+    return choose_io(EngineConfig(model="m", **settings), [model], RECORD, MEMORY)
 
 
 @pytest.mark.parametrize(
