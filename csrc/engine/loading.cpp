@@ -1,6 +1,7 @@
 // The part of Runtime that runs before the first step: files, trunk, expert cache, KV pool.
 #include <algorithm>
 #include <climits>
+#include <thread>
 
 #include "base/bytes.h"
 #include "base/error.h"
@@ -26,6 +27,11 @@ std::size_t cache_limit(const store::Catalog& catalog, const memory::Ledger& led
             bytes_text(least - free), " (", least - free, " bytes) missing; held: ", ledger.summary(),
             ". Give more host_memory");
     return std::min(free, std::max(least, static_cast<std::size_t>(catalog.record_bytes())));
+}
+
+// Whether some processor has nothing to do while the pool computes.
+bool spare_processor(const ThreadPool& pool) {
+    return std::thread::hardware_concurrency() > static_cast<unsigned>(pool.threads());
 }
 
 }  // namespace
@@ -96,9 +102,9 @@ void Runtime::set_experts(std::vector<ExpertLayer> layers) {
     auto catalog = std::make_shared<const store::Catalog>(std::move(layers), state.files);
     const std::size_t limit = cache_limit(*catalog, *state.ledger, state.options.expert_slots);
     ThreadPool& pool = state.compute->pool();
-    auto source = catalog->packed()
-                      ? make_packed_source(catalog, *state.reader, pool, state.options.verify, *state.clock)
-                      : make_checkpoint_source(catalog, *state.reader, state.staging, pool, *state.clock);
+    auto source = catalog->packed() ? make_packed_source(catalog, *state.reader, pool, state.options.verify,
+                                                         *state.clock, spare_processor(pool))
+                                    : make_checkpoint_source(catalog, *state.reader, state.staging, pool, *state.clock);
     state.cache = std::make_unique<residency::ExpertCache>(
         catalog, state.ledger, limit, state.options.expert_slots.value_or(INT_MAX), std::move(source),
         policy::make_eviction(state.options.policy), *state.clock);

@@ -5,6 +5,7 @@
 #include "base/checksum.h"
 #include "store/read_check.h"
 #include "store/record_source.h"
+#include "store/verifier.h"
 
 namespace moestro::store {
 
@@ -13,9 +14,10 @@ namespace {
 class PackedSource final : public RecordSource {
   public:
     PackedSource(std::shared_ptr<const Records> records, io::Reader& reader, ThreadPool& pool, Verify verify,
-                 const Clock& clock)
+                 const Clock& clock, bool beside)
         : records_(std::move(records)), reader_(reader), pool_(pool), verify_(verify), clock_(clock) {
         verified_.resize(static_cast<std::size_t>(records_->count()), false);
+        if (beside && verify_ != Verify::never) verifier_ = std::make_unique<Verifier>();
     }
 
     void start(int number, std::byte* slot, bool urgent) override {
@@ -45,12 +47,18 @@ class PackedSource final : public RecordSource {
     void poll(std::vector<Arrival>& out) override {
         flush();
         reader_.poll(completions_);
+        if (verifier_) verifier_->poll(sums_);
         deliver(out);
     }
 
     void wait(std::vector<Arrival>& out) override {
         flush();
-        reader_.wait(completions_);
+        if (verifier_ && verifier_->in_flight() > 0) {
+            verifier_->wait(sums_);  // sooner than any read
+            reader_.poll(completions_);
+        } else {
+            reader_.wait(completions_);
+        }
         deliver(out);
     }
 
@@ -62,26 +70,40 @@ class PackedSource final : public RecordSource {
         int number = -1;
         std::byte* slot = nullptr;
     };
-    struct Check {
-        std::size_t arrival = 0;  // index in `out`
-        const std::byte* slot = nullptr;
-        std::uint64_t sum = 0;
-    };
 
     void deliver(std::vector<Arrival>& out) {
-        if (completions_.empty()) return;
+        if (completions_.empty() && sums_.empty()) return;
         const Nanos begin = clock_.now();
         for (const io::Completion& completion : completions_) {
             const Pending& pending = pending_[completion.tag];
-            Arrival arrival{pending.number, inspect(completion, pending.number)};
-            if (!arrival.error && must_verify(pending.number)) checks_.push_back({out.size(), pending.slot, 0});
-            out.push_back(std::move(arrival));
-            free_.push_back(completion.tag);
+            std::optional<Error> error = inspect(completion, pending.number);
+            if (error || !must_verify(pending.number))
+                arrive(completion.tag, std::move(error), out);
+            else if (verifier_)
+                verifier_->push(completion.tag, record_in(pending));
+            else
+                checks_.push_back({completion.tag, 0});
         }
         completions_.clear();
         unchanged_.clear();
-        verify(out);
+        pool_.parallel_for(static_cast<std::int64_t>(checks_.size()), [&](std::int64_t item, int) {
+            Verifier::Sum& check = checks_[static_cast<std::size_t>(item)];
+            check.sum = xxh64(record_in(pending_[check.tag]));
+        });
+        for (const Verifier::Sum& check : checks_) arrive(check.tag, compare(check), out);
+        for (const Verifier::Sum& check : sums_) arrive(check.tag, compare(check), out);
+        checks_.clear();
+        sums_.clear();
         counters_.arrival_ns += clock_.now() - begin;
+    }
+
+    void arrive(std::size_t tag, std::optional<Error> error, std::vector<Arrival>& out) {
+        out.push_back({pending_[tag].number, std::move(error)});
+        free_.push_back(tag);
+    }
+
+    std::span<const std::byte> record_in(const Pending& pending) const {
+        return {pending.slot, records_->extent(pending.number).bytes};
     }
 
     std::optional<Error> inspect(const io::Completion& completion, int number) {
@@ -101,25 +123,18 @@ class PackedSource final : public RecordSource {
         return verify_ == Verify::always || !verified_[static_cast<std::size_t>(number)];
     }
 
-    void verify(std::vector<Arrival>& out) {
-        pool_.parallel_for(static_cast<std::int64_t>(checks_.size()), [&](std::int64_t item, int) {
-            Check& check = checks_[static_cast<std::size_t>(item)];
-            check.sum = xxh64({check.slot, records_->extent(out[check.arrival].number).bytes});
-        });
-        for (const Check& check : checks_) {
-            Arrival& arrival = out[check.arrival];
-            const RecordExtent& record = records_->extent(arrival.number);
-            if (check.sum == record.checksum)
-                verified_[static_cast<std::size_t>(arrival.number)] = true;
-            else
-                arrival.error =
-                    Error(ErrorKind::integrity,
-                          text(records_->name(arrival.number), ": the record of ", record.bytes, " bytes at offset ",
-                               record.offset, " of ", records_->files()[static_cast<std::size_t>(record.file)]->path(),
-                               " has checksum 0x", std::hex, check.sum, ", expected 0x", record.checksum,
-                               ": its bytes have changed. Pack the model again, and check the disk"));
+    std::optional<Error> compare(const Verifier::Sum& check) {
+        const int number = pending_[check.tag].number;
+        const RecordExtent& record = records_->extent(number);
+        if (check.sum == record.checksum) {
+            verified_[static_cast<std::size_t>(number)] = true;
+            return std::nullopt;
         }
-        checks_.clear();
+        return Error(ErrorKind::integrity,
+                     text(records_->name(number), ": the record of ", record.bytes, " bytes at offset ", record.offset,
+                          " of ", records_->files()[static_cast<std::size_t>(record.file)]->path(), " has checksum 0x",
+                          std::hex, check.sum, ", expected 0x", record.checksum,
+                          ": its bytes have changed. Pack the model again, and check the disk"));
     }
 
     const std::shared_ptr<const Records> records_;
@@ -128,15 +143,16 @@ class PackedSource final : public RecordSource {
     const Verify verify_;
     const Clock& clock_;
 
-    std::vector<Pending> pending_;   // by tag
-    std::vector<std::size_t> free_;  // tags not in use
+    std::unique_ptr<Verifier> verifier_;  // none: sums are computed where arrivals are delivered
+    std::vector<Pending> pending_;        // by tag
+    std::vector<std::size_t> free_;       // tags not in use
     std::vector<io::ReadRequest> queued_;
     std::vector<bool> verified_;  // by number
     SourceCounters counters_;
 
     // Kept for their memory, empty between calls:
     std::vector<io::Completion> completions_;
-    std::vector<Check> checks_;
+    std::vector<Verifier::Sum> checks_, sums_;  // computed here; by the verifier
     std::vector<const io::File*> unchanged_;
 };
 
@@ -150,8 +166,8 @@ Verify parse_verify(std::string_view name) {
 }
 
 std::unique_ptr<RecordSource> make_packed_source(std::shared_ptr<const Records> records, io::Reader& reader,
-                                                 ThreadPool& pool, Verify verify, const Clock& clock) {
-    return std::make_unique<PackedSource>(std::move(records), reader, pool, verify, clock);
+                                                 ThreadPool& pool, Verify verify, const Clock& clock, bool beside) {
+    return std::make_unique<PackedSource>(std::move(records), reader, pool, verify, clock, beside);
 }
 
 }  // namespace moestro::store

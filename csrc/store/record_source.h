@@ -52,10 +52,12 @@ class RecordSource {
 enum class Verify : std::uint8_t { first, always, never };  // first: when it is first read
 Verify parse_verify(std::string_view text);                 // throws Error(usage) naming the known ones
 
-// All arguments but the records are borrowed and must outlive the source. A checkpoint source throws Error(unsupported)
-// when a panel of some record is larger than staging.
+// beside: checksums are verified on a thread of their own, worth it where a processor is free; else by the pool, on the
+// thread that takes arrivals. All arguments but the records are borrowed and must outlive the source. A checkpoint
+// source throws Error(unsupported) when a panel of some record is larger than staging.
 std::unique_ptr<RecordSource> make_packed_source(std::shared_ptr<const Records> records, io::Reader& reader,
-                                                 ThreadPool& pool, Verify verify, const Clock& clock);
+                                                 ThreadPool& pool, Verify verify, const Clock& clock,
+                                                 bool beside = false);
 std::unique_ptr<RecordSource> make_checkpoint_source(std::shared_ptr<const Records> records, io::Reader& reader,
                                                      memory::Staging& staging, ThreadPool& pool, const Clock& clock);
 

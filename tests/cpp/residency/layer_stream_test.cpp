@@ -5,6 +5,7 @@
 #include <atomic>
 #include <chrono>
 #include <cstring>
+#include <filesystem>
 #include <random>
 #include <thread>
 
@@ -176,6 +177,28 @@ TEST(LayerStream, LendsWhatStaysAndTakesItAgain) {
     world.pass(18);
     EXPECT_LE(world.stream->counters().bytes - before, (12 + 2) * record) << "units that stay were read again";
     world.ledger->give("kv", 4 * record);
+}
+
+TEST(LayerStream, AReplacedFileIsNoticed) {
+    for (const bool packed : {true, false}) {
+        const ToyModel model({});
+        World world(model, packed, {1, 1, 0});
+        world.stream->begin(18);
+        EXPECT_TRUE(world.right(0));
+        const std::string& path = packed ? model.packed_path() : model.checkpoint_path();
+        std::filesystem::copy_file(path, path + ".new");
+        std::filesystem::rename(path + ".new", path);
+        std::string said;
+        for (int unit = 1; unit < 4 && said.empty(); ++unit) {  // one may have been read ahead before
+            try {
+                world.stream->hold(unit);
+                world.stream->release(unit);
+            } catch (const Error& error) {
+                said = error.what();
+            }
+        }
+        EXPECT_NE(said.find("replaced"), std::string::npos) << said;
+    }
 }
 
 // From the fifth read on the disk answers now and then only.

@@ -21,7 +21,7 @@ using testing::ToyShape;
 // A source over a real engine or a scripted one, and a slot for each record.
 struct World {
     World(const ToyShape& shape, bool packed, std::unique_ptr<io::Reader> with, std::size_t staging_bytes,
-          Verify verify = Verify::first, io::File::Cache cache = io::File::Cache::direct)
+          Verify verify = Verify::first, io::File::Cache cache = io::File::Cache::direct, bool beside = false)
         : model(shape),
           catalog(
               std::make_shared<const Catalog>(packed ? model.packed() : model.in_place(), model.open(packed, cache))),
@@ -29,7 +29,7 @@ struct World {
           staging(ledger, staging_bytes),
           pool(2),
           reader(std::move(with)),
-          source(packed ? make_packed_source(catalog, *reader, pool, verify, clock)
+          source(packed ? make_packed_source(catalog, *reader, pool, verify, clock, beside)
                         : make_checkpoint_source(catalog, *reader, staging, pool, clock)),
           slots(static_cast<std::size_t>(catalog->experts()) * slot_bytes()) {}
 
@@ -153,8 +153,10 @@ void flip_bit(const std::string& path, std::uint64_t offset) {
     std::filesystem::last_write_time(path, time);
 }
 
-TEST(PackedSource, AFlippedBitIsNamedWithBothSums) {
-    World world({}, true, engine(), 4 * kPageBytes);
+class Checksums : public ::testing::TestWithParam<bool> {};  // on a thread of their own
+
+TEST_P(Checksums, NameAFlippedBitWithBothSums) {
+    World world({}, true, engine(), 4 * kPageBytes, Verify::first, io::File::Cache::direct, GetParam());
     flip_bit(world.model.packed_path(), 2 * world.model.record_bytes() + 999);
     EXPECT_FALSE(only(world, world.id(0, 1)).error);
     const Arrival bad = only(world, world.id(0, 2));
@@ -168,9 +170,10 @@ TEST(PackedSource, AFlippedBitIsNamedWithBothSums) {
     EXPECT_TRUE(only(world, world.id(0, 2)).error) << "still bad when read again";
 }
 
-TEST(PackedSource, VerifiesFirstAlwaysOrNever) {
-    const auto second_read_noticed = [](Verify verify) {
-        World world({}, true, engine(), 4 * kPageBytes, verify);
+TEST_P(Checksums, AreVerifiedFirstAlwaysOrNever) {
+    const bool beside = GetParam();
+    const auto second_read_noticed = [beside](Verify verify) {
+        World world({}, true, engine(), 4 * kPageBytes, verify, io::File::Cache::direct, beside);
         EXPECT_FALSE(only(world, world.id(0, 0)).error);
         flip_bit(world.model.packed_path(), 500);
         return only(world, world.id(0, 0)).error.has_value();
@@ -178,10 +181,38 @@ TEST(PackedSource, VerifiesFirstAlwaysOrNever) {
     EXPECT_FALSE(second_read_noticed(Verify::first));
     EXPECT_TRUE(second_read_noticed(Verify::always));
     EXPECT_FALSE(second_read_noticed(Verify::never));
-    World never({}, true, engine(), 4 * kPageBytes, Verify::never);
+    World never({}, true, engine(), 4 * kPageBytes, Verify::never, io::File::Cache::direct, beside);
     flip_bit(never.model.packed_path(), 500);
     EXPECT_FALSE(only(never, never.id(0, 0)).error);
 }
+
+TEST_P(Checksums, OfManyRecordsAtOnce) {
+    auto scripted = std::make_unique<ScriptedReader>(ScriptedReader::Order::shuffled);
+    scripted->per_wait = 5;
+    World world({}, true, std::move(scripted), 4 * kPageBytes, Verify::always, io::File::Cache::direct, GetParam());
+    for (int round = 0; round < 20; ++round) {
+        world.start_all();
+        const std::vector<Arrival> arrivals = world.collect();
+        ASSERT_EQ(arrivals.size(), 18u);
+        for (const Arrival& arrival : arrivals)
+            ASSERT_TRUE(!arrival.error && world.intact(world.catalog->id(arrival.number)));
+    }
+}
+
+// A source goes while its records are being verified.
+TEST_P(Checksums, MayBeGivenUp) {
+    for (int round = 0; round < 20; ++round) {
+        World world({}, true, engine(), 4 * kPageBytes, Verify::always, io::File::Cache::direct, GetParam());
+        world.start_all();
+        std::vector<Arrival> arrivals;
+        world.source->wait(arrivals);
+        world.source.reset();
+        world.reader.reset();
+    }
+}
+
+INSTANTIATE_TEST_SUITE_P(Pool, Checksums, ::testing::Values(false));
+INSTANTIATE_TEST_SUITE_P(Beside, Checksums, ::testing::Values(true));
 
 TEST(RecordSource, AReplacedFileIsNoticed) {
     for (const bool packed : {true, false}) {
