@@ -1,7 +1,8 @@
 """Frozen dataclasses <-> JSON values, strictly: every field must be there, nothing else may be, types must match.
 
 Understood field types: bool, int, float, str, None, tuple[X, ...], Mapping[str, Any] (kept as it is), dataclasses and
-unions of these; of several dataclasses in a union the one with the same field names is meant.
+unions of these; of several dataclasses in a union the one with the same field names is meant. A field made by `later`
+may be missing: files written before it existed go on meaning what they meant.
 """
 
 from __future__ import annotations
@@ -16,6 +17,11 @@ from typing import Any, TypeVar, Union, get_args, get_origin, get_type_hints
 from moestro.errors import CheckpointError
 
 T = TypeVar("T")
+
+
+def later(default: Any) -> Any:
+    """A field that was added after files with its dataclass had been written; they mean `default`."""
+    return dataclasses.field(default=default, metadata={"later": True})
 
 
 def to_json(value: Any) -> Any:
@@ -50,10 +56,10 @@ def _read(kind: Any, value: Any, where: str) -> Any:
 
 def _read_dataclass(kind: Any, value: Any, where: str) -> Any:
     hints = _hints(kind)
-    if not isinstance(value, dict) or value.keys() != hints.keys():
+    if not isinstance(value, dict) or not _fits(kind, value):
         got = sorted(value) if isinstance(value, dict) else value
         raise CheckpointError(f"{where}: expected an object with {', '.join(hints)}; got {_short(got)}")
-    return kind(**{name: _read(hint, value[name], f"{where}.{name}") for name, hint in hints.items()})
+    return kind(**{name: _read(hints[name], value[name], f"{where}.{name}") for name in value})
 
 
 def _read_union(kinds: tuple[Any, ...], value: Any, where: str) -> Any:
@@ -61,7 +67,7 @@ def _read_union(kinds: tuple[Any, ...], value: Any, where: str) -> Any:
         return None
     rest = [kind for kind in kinds if kind is not types.NoneType]
     for kind in rest[:-1]:
-        if isinstance(value, dict) and _is_dataclass(kind) and _hints(kind).keys() == value.keys():
+        if isinstance(value, dict) and _is_dataclass(kind) and _fits(kind, value):
             return _read(kind, value, where)
     return _read(rest[-1], value, where)
 
@@ -95,6 +101,13 @@ def _is_dataclass(kind: Any) -> bool:
 def _hints(kind: Any) -> dict[str, Any]:
     hints = get_type_hints(kind)
     return {field.name: hints[field.name] for field in dataclasses.fields(kind)}
+
+
+def _fits(kind: Any, value: Mapping[str, Any]) -> bool:
+    """Whether the object has the dataclass's fields, and no others."""
+    names = {field.name for field in dataclasses.fields(kind)}
+    needed = {field.name for field in dataclasses.fields(kind) if "later" not in field.metadata}
+    return needed <= value.keys() <= names
 
 
 def _short(value: Any) -> str:

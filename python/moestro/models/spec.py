@@ -8,6 +8,8 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+from moestro.checkpoint.dataclass_json import later
+
 
 @dataclass(frozen=True)
 class RopeSpec:
@@ -26,8 +28,10 @@ class RopeSpec:
     mscale: float | None = None  # yarn: with mscale_all_dim, derives the attention factor
     mscale_all_dim: float | None = None  # yarn
     truncate: bool = True  # yarn: round the correction range to whole dimensions
-    short_factor: tuple[float, ...] = ()  # longrope, [head_dim / 2]: divides frequencies up to the original length
-    long_factor: tuple[float, ...] = ()  # the same beyond it
+    short_factor: tuple[float, ...] = later(
+        ()
+    )  # longrope, [head_dim / 2]: divides frequencies up to the original length
+    long_factor: tuple[float, ...] = later(())  # the same beyond it
 
 
 @dataclass(frozen=True)

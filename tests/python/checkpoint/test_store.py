@@ -36,6 +36,7 @@ from moestro.errors import CheckpointError, StorageError, UsageError
 from moestro.models.packed import model_of, open_store
 from moestro.models.registry import open_checkpoint
 from moestro.models.spec_json import spec_to_json
+from moestro.pack import pack_checkpoint
 
 Checkpoints = Callable[[str], Path]
 
@@ -392,3 +393,23 @@ def test_summaries_count_what_transformers_counts(name: str, tiny_checkpoint: Ch
             assert entry.parameters == sum(e.parameters for e in checkpoint.classes if e.kind == entry.kind)
     assert by_class["embedding"].format == "bf16"
     assert {entry.format for entry in store.classes if entry.kind == "experts"} <= {"q4"}
+
+
+def test_stores_of_earlier_versions_stay_readable(tiny_checkpoint: Checkpoints, tmp_path: Path) -> None:
+    """What the manifests of version 0.1 had of a rope; fields that came later may be missing, others may not."""
+    first = [
+        *("theta", "type", "factor", "max_position_embeddings", "original_max_position_embeddings"),
+        *("low_freq_factor", "high_freq_factor", "attention_factor", "beta_fast", "beta_slow"),
+        *("mscale", "mscale_all_dim", "truncate"),
+    ]
+    store = pack_checkpoint(tiny_checkpoint("qwen3_moe-yarn"), tmp_path / "store", "q8", threads=1)
+    spec = open_store(store).spec
+    manifest = json.loads((store / MANIFEST_FILE).read_text())
+    rope = manifest["model"]["rope"]
+    manifest["model"]["rope"] = {name: rope[name] for name in first}
+    (store / MANIFEST_FILE).write_text(json.dumps(manifest))
+    assert open_store(store).spec == spec
+    del manifest["model"]["rope"]["theta"]
+    (store / MANIFEST_FILE).write_text(json.dumps(manifest))
+    with pytest.raises(CheckpointError, match=r"model\.rope: expected an object"):
+        open_store(store)
