@@ -48,7 +48,8 @@ struct AttentionRef {
 AttentionRef make_attention(std::shared_ptr<kernels::Compute> compute, const KvRef& kv, int layer,
                             const py::object& input_norm, const MatrixRef& q, const MatrixRef& k, const MatrixRef& v,
                             const MatrixRef& o, float eps, float scale, std::int64_t window,
-                            const std::optional<py::object>& q_norm, const std::optional<py::object>& k_norm) {
+                            const std::optional<py::object>& q_norm, const std::optional<py::object>& k_norm,
+                            bool rotary) {
     const auto pool = kv.open();
     memory::require_layer(*pool, layer);
     const std::int64_t head_dim = pool->layout().head_dim, keys = pool->layout().kv_heads * head_dim;
@@ -70,6 +71,7 @@ AttentionRef make_attention(std::shared_ptr<kernels::Compute> compute, const KvR
                       .k_norm = constants.norm(k_norm, "k_norm", head_dim, eps),
                       .scale = scale,
                       .window = window,
+                      .rotary = rotary,
                       .o = constants.matrix(o)};
     return made;
 }
@@ -167,7 +169,8 @@ py::array_t<float> run_head(const HeadRef& self, Workspace& work, const py::obje
 void bind_layers(py::module_& module) {
     py::class_<AttentionRef>(module, "AttentionLayer", "The attention half of a decoder layer.")
         .def(py::init(&make_attention), "compute"_a, "kv"_a, "layer"_a, py::kw_only(), "input_norm"_a, "q"_a, "k"_a,
-             "v"_a, "o"_a, "eps"_a, "scale"_a, "window"_a = 0, "q_norm"_a = py::none(), "k_norm"_a = py::none())
+             "v"_a, "o"_a, "eps"_a, "scale"_a, "window"_a = 0, "q_norm"_a = py::none(), "k_norm"_a = py::none(),
+             "rotary"_a = true)
         .def("run", &run_attention, "work"_a);
     py::class_<MlpRef>(module, "MlpLayer", "The feed-forward half of a dense layer.")
         .def(py::init(&make_mlp), "compute"_a, "layer"_a, py::kw_only(), "norm"_a, "eps"_a, "gate"_a, "up"_a, "down"_a)

@@ -49,8 +49,10 @@ void Attention::run(kernels::Compute& compute, const memory::KvPool& kv, Workspa
     linear(compute, work, at.normed, rows, std::array{dense(*q, at.q), dense(*k, at.k), dense(*v, at.v)});
     if (q_norm.weight) q_norm.run(compute, at.q, rows * shape.heads, shape.head_dim, at.q);
     if (k_norm.weight) k_norm.run(compute, at.k, rows * shape.kv_heads, shape.head_dim, at.k);
-    kernels::rope(compute, at.q, at.cos, at.sin, rows, shape.heads, shape.head_dim);
-    kernels::rope(compute, at.k, at.cos, at.sin, rows, shape.kv_heads, shape.head_dim);
+    if (rotary) {
+        kernels::rope(compute, at.q, at.cos, at.sin, rows, shape.heads, shape.head_dim);
+        kernels::rope(compute, at.k, at.cos, at.sin, rows, shape.kv_heads, shape.head_dim);
+    }
     store(compute, kv, layer, work);
     attend(compute, kv, *this, work);
     linear(compute, work, at.attended, rows, std::array{dense(*o, at.branch)});

@@ -18,6 +18,7 @@ struct Attention {
     Norm q_norm, k_norm;                 // of every head, before the rotation; may be empty
     float scale = 0;
     std::int64_t window = 0;             // keys seen, 0 = all
+    bool rotary = true;                  // queries and keys are turned by their positions
     const kernels::Matrix* o = nullptr;  // [hidden, heads * head_dim]
 
     // work.x += attention(norm(work.x)) over the step's places; keys and values of its rows are stored on the way.

@@ -317,6 +317,7 @@ class AttentionLayer:
         window: int = 0,
         q_norm: F32 | None = None,
         k_norm: F32 | None = None,
+        rotary: bool = True,
     ) -> None: ...
     def run(self, work: Workspace) -> None:
         """work.x += attention(norm(work.x)), storing the rows' keys and values."""

@@ -75,6 +75,13 @@ def _phi3(**changes: Any) -> Any:
     return Phi3Config(**_base(**{"hidden_size": 84, "pad_token_id": 0, **changes}))
 
 
+def _smollm3(**changes: Any) -> Any:
+    from transformers import SmolLM3Config
+
+    tokens = {"pad_token_id": 0, "bos_token_id": 1, "eos_token_id": 2}
+    return SmolLM3Config(**_base(**{"hidden_size": 84, "num_hidden_layers": 5, **tokens, **changes}))
+
+
 # name -> the config it is made from; "fused" in a name: experts saved as one tensor per layer.
 CONFIGS: dict[str, Callable[[], Any]] = {
     "qwen3_moe": lambda: _qwen3_moe(norm_topk_prob=True),
@@ -117,6 +124,14 @@ CONFIGS: dict[str, Callable[[], Any]] = {
             long_factor=[1.1, 1.3, 1.7, 2.5, 4.0, 7.0, 12.0],
             original_max_position_embeddings=100,
         ),
+    ),
+    "smollm3": _smollm3,
+    "smollm3-window-biases": lambda: _smollm3(
+        no_rope_layers=[1, 0, 0, 1, 1],
+        use_sliding_window=True,
+        sliding_window=33,
+        attention_bias=True,
+        tie_word_embeddings=False,
     ),
     "llama": _llama,
     "llama-biases-dynamic": lambda: _llama(

@@ -34,8 +34,12 @@ class Attention:
         eps: float,
         scale: float,
         window: int,
+        rotary: bool,
     ) -> None:
-        """norm [hidden]: weight of the input norm. window: keys visible to a query, itself included; 0 is no limit."""
+        """norm [hidden]: weight of the input norm. window: keys visible to a query, itself included; 0 is no limit.
+
+        rotary: queries and keys are turned by their positions.
+        """
         self._layer = _core.AttentionLayer(
             compute,
             kv,
@@ -48,6 +52,7 @@ class Attention:
             eps=eps,
             scale=scale,
             window=window,
+            rotary=rotary,
             q_norm=weights.q_norm,
             k_norm=weights.k_norm,
         )

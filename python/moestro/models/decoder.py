@@ -184,6 +184,7 @@ def _layer(
         eps=model.rms_norm_eps,
         scale=model.head_dim**-0.5,
         window=spec.sliding_window or 0,
+        rotary=spec.rotary,
     )
     feed_forward = _feed_forward(runtime, model.rms_norm_eps, index, spec.mlp, weights)
     return _Layer(attention, feed_forward, isinstance(spec.mlp, DenseSpec))

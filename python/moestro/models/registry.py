@@ -24,6 +24,7 @@ _FAMILIES = {
     "qwen2": "moestro.models.families.qwen2",
     "qwen3": "moestro.models.families.qwen3",
     "qwen3_moe": "moestro.models.families.qwen3_moe",
+    "smollm3": "moestro.models.families.smollm3",
 }
 
 

@@ -55,6 +55,7 @@ class MoeSpec:
 class LayerSpec:
     sliding_window: int | None  # w: key j is visible to query i iff i - w < j <= i; None: iff j <= i
     mlp: DenseSpec | MoeSpec
+    rotary: bool = later(True)  # positions enter queries and keys; False: attention sees no positions
 
 
 @dataclass(frozen=True)

@@ -287,6 +287,7 @@ BASE = {
     "llama": "llama",
     "mistral": "mistral-window-tied",
     "phi3": "phi3",
+    "smollm3": "smollm3",
     "qwen2": "qwen2",
     "qwen3": "qwen3-tied",
     "qwen3_moe": "qwen3_moe",
@@ -302,6 +303,7 @@ BASE = {
         ("llama", {"quantization_config": {"quant_method": "fp8"}}, ["quantization_config", "fp8"]),
         ("llama", {"partial_rotary_factor": 0.5}, ["partial_rotary_factor", "0.5"]),
         ("llama", {"rope_parameters": {"rope_type": "spiral", "factor": 2}}, ["rope_type", "spiral", "yarn"]),
+        ("smollm3", {"no_rope_layers": [1, 0]}, ["no_rope_layers", "5 entries"]),
         ("phi3", {"rope_parameters": {"rope_type": "longrope"}}, ["short_factor"]),
         (
             "phi3",
@@ -409,7 +411,7 @@ def test_rotary_scaling_extends_the_context(
 
 
 def test_supported_model_types() -> None:
-    assert supported_model_types() == ("llama", "mistral", "mixtral", "phi3", "qwen2", "qwen3", "qwen3_moe")
+    assert supported_model_types() == ("llama", "mistral", "mixtral", "phi3", "qwen2", "qwen3", "qwen3_moe", "smollm3")
 
 
 def test_type_comes_from_the_weights_when_the_config_is_silent(tiny_checkpoint: Checkpoints, tmp_path: Path) -> None:

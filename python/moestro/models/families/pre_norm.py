@@ -25,6 +25,7 @@ def read_pre_norm(
     model_type: str,
     mlps: Sequence[DenseSpec | MoeSpec],
     windows: Sequence[int | None],
+    rotary: Sequence[bool] | None = None,
     head_dim: int | None = None,
     rms_norm_eps: float,
     rope_theta: float = 1e4,
@@ -32,11 +33,12 @@ def read_pre_norm(
     attention_bias: bool = False,
     o_bias: bool | None = None,
     mlp_bias: bool = False,
+    tied: bool = False,
 ) -> ModelSpec:
-    """The ModelSpec from the common keys and a family's own answers, one mlp and window per layer.
+    """The ModelSpec from the common keys and a family's own answers: mlp, window and rotary (None: all) of every layer.
 
-    `head_dim`, `rms_norm_eps` and `rope_theta` are the family's defaults; head_dim None means hidden_size / heads,
-    o_bias None the same as attention_bias.
+    `head_dim`, `rms_norm_eps`, `rope_theta` and `tied` are the family's defaults; head_dim None means hidden_size
+    / heads, o_bias None the same as attention_bias.
     """
     hidden, heads = config.integer("hidden_size"), config.integer("num_attention_heads")
     kv_heads = config.integer("num_key_value_heads", heads)
@@ -65,11 +67,14 @@ def read_pre_norm(
         qkv_bias=attention_bias,
         o_bias=attention_bias if o_bias is None else o_bias,
         mlp_bias=mlp_bias,
-        tie_word_embeddings=config.flag("tie_word_embeddings", False),
+        tie_word_embeddings=config.flag("tie_word_embeddings", tied),
         max_position_embeddings=longest,
         dtype=_dtype(config),
         activation="silu",
-        layers=tuple(LayerSpec(window, mlp) for window, mlp in zip(windows, mlps, strict=True)),
+        layers=tuple(
+            LayerSpec(window, mlp, turned)
+            for window, mlp, turned in zip(windows, mlps, rotary or [True] * len(mlps), strict=True)
+        ),
     )
 
 
