@@ -65,8 +65,10 @@ class Reference {
         std::vector<float> cos(floats(D::kHeadDim / 2)), sin(cos.size());
         kernels::rope_table(positions_.data(), model_.frequencies.data(), false, 1.5f, rows_, D::kHeadDim / 2,
                             cos.data(), sin.data());
-        kernels::rope(compute_, q.data(), cos.data(), sin.data(), rows_, D::kHeads, D::kHeadDim);
-        kernels::rope(compute_, k.data(), cos.data(), sin.data(), rows_, D::kKvHeads, D::kHeadDim);
+        if (layer.rotary) {
+            kernels::rope(compute_, q.data(), cos.data(), sin.data(), rows_, D::kHeads, D::kHeadDim);
+            kernels::rope(compute_, k.data(), cos.data(), sin.data(), rows_, D::kKvHeads, D::kHeadDim);
+        }
         add(x, linear(*layer.o, attend(layer, q, k, v)));
     }
 

@@ -113,6 +113,7 @@ class SmallDecoder {
                                .k_norm = {},
                                .scale = kScale,
                                .window = layer == 0 ? 0 : 9,
+                               .rotary = layer == 0,
                                .o = matrix(kHidden, kHeads * kHeadDim)};
         norms_.push_back(normal_floats(kHidden, seed_++));
         matrices_.back().matrix.bias = norms_.back().data();  // that of o
