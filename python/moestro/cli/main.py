@@ -22,6 +22,7 @@ _COMMANDS = {
     "pack": "moestro.cli.pack",
     "cache": "moestro.cli.cache",
     "inspect": "moestro.cli.inspect",
+    "models": "moestro.cli.models",
     "trace": "moestro.cli.trace",
     "doctor": "moestro.cli.doctor",
 }

@@ -24,5 +24,6 @@ class Family:
     model_type: str
     architectures: tuple[str, ...]  # class names config.json may give
     read_spec: Callable[[ConfigReader], ModelSpec]
+    about: str  # what is special about it, for `moestro models`
     experts: ExpertNames | None = None  # None: the family has dense layers only
     fused: bool = False  # attention.qkv_proj holds q, k, v; mlp.gate_up_proj gate and up; neither has biases

@@ -42,6 +42,11 @@ def supported_model_types() -> tuple[str, ...]:
     return tuple(sorted(_FAMILIES))
 
 
+def families() -> tuple[Family, ...]:
+    """Every family, by name."""
+    return tuple(importlib.import_module(_FAMILIES[name]).FAMILY for name in supported_model_types())
+
+
 def open_checkpoint(directory: Path) -> Checkpoint:
     """Reads config and tensor headers. Raises CheckpointError naming what is missing, unknown or left over."""
     config = read_config(directory)

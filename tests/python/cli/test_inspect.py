@@ -53,3 +53,15 @@ def test_verify_reads_every_byte_of_a_store(tiny_checkpoint, tmp_path):
     assert result.exit_code == 1
     assert victim.name in result.stderr
     assert "no checksums" in CliRunner().invoke(app, ["inspect", str(tiny_checkpoint("llama")), "--verify"]).stderr
+
+
+def test_models_lists_every_family() -> None:
+    from moestro.models.registry import supported_model_types
+
+    shown = CliRunner().invoke(app, ["models"])
+    assert shown.exit_code == 0
+    assert [line.split()[0] for line in shown.stdout.splitlines()] == list(supported_model_types())
+    listed = json.loads(CliRunner().invoke(app, ["models", "--json"]).stdout)["models"]
+    kinds = {row["model_type"]: row["experts"] for row in listed}
+    assert kinds["mixtral"] and kinds["qwen3_moe"] and not kinds["llama"]
+    assert all(row["about"] and row["architectures"] for row in listed)

@@ -21,4 +21,9 @@ def _read(config: ConfigReader) -> ModelSpec:
     )
 
 
-FAMILY = Family("llama", ("LlamaForCausalLM", "LLaMAForCausalLM"), _read)
+FAMILY = Family(
+    "llama",
+    ("LlamaForCausalLM", "LLaMAForCausalLM"),
+    _read,
+    "optional biases on attention and MLP",
+)

@@ -22,4 +22,4 @@ def _read(config: ConfigReader) -> ModelSpec:
     )
 
 
-FAMILY = Family("mistral", ("MistralForCausalLM",), _read)
+FAMILY = Family("mistral", ("MistralForCausalLM",), _read, "one sliding window for all layers, or none")

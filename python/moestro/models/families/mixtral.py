@@ -26,6 +26,7 @@ FAMILY = Family(
     "mixtral",
     ("MixtralForCausalLM",),
     _read,
+    "every layer is a mixture whose kept probabilities are normalised; one sliding window, or none",
     ExpertNames(
         router="block_sparse_moe.gate.weight",
         gate="block_sparse_moe.experts.{e}.w1.weight",

@@ -19,4 +19,10 @@ def _read(config: ConfigReader) -> ModelSpec:
     )
 
 
-FAMILY = Family("phi3", ("Phi3ForCausalLM",), _read, fused=True)
+FAMILY = Family(
+    "phi3",
+    ("Phi3ForCausalLM",),
+    _read,
+    "queries, keys and values in one matrix, gate and up in another; LongRoPE",
+    fused=True,
+)

@@ -21,4 +21,4 @@ def _read(config: ConfigReader) -> ModelSpec:
     )
 
 
-FAMILY = Family("qwen2", ("Qwen2ForCausalLM",), _read)
+FAMILY = Family("qwen2", ("Qwen2ForCausalLM",), _read, "biases on queries, keys and values")

@@ -22,4 +22,6 @@ def _read(config: ConfigReader) -> ModelSpec:
     )
 
 
-FAMILY = Family("qwen3", ("Qwen3ForCausalLM",), _read)
+FAMILY = Family(
+    "qwen3", ("Qwen3ForCausalLM",), _read, "query and key heads normed; sliding window from a given layer on"
+)

@@ -45,6 +45,7 @@ FAMILY = Family(
     "qwen3_moe",
     ("Qwen3MoeForCausalLM",),
     _read,
+    "query and key heads normed; some layers may be dense",
     ExpertNames(
         router="mlp.gate.weight",
         gate="mlp.experts.{e}.gate_proj.weight",

@@ -43,4 +43,4 @@ def _windows(config: ConfigReader, rotary: list[bool]) -> list[int | None]:
     return [window if is_sliding(kind) else None for kind in types]
 
 
-FAMILY = Family("smollm3", ("SmolLM3ForCausalLM",), _read)
+FAMILY = Family("smollm3", ("SmolLM3ForCausalLM",), _read, "every fourth layer without rotary embedding")

@@ -1,0 +1,33 @@
+"""`moestro models`: which families run, and what is special about each."""
+
+from __future__ import annotations
+
+from json import dumps
+from typing import Annotated
+
+import typer
+
+app = typer.Typer(add_completion=False)
+
+
+@app.command()
+def models(json: Annotated[bool, typer.Option("--json", help="Print one JSON object.")] = False) -> None:
+    """Lists the model types that run, as config.json names them."""
+    from moestro.models.registry import families
+
+    rows = [
+        {
+            "model_type": family.model_type,
+            "experts": family.experts is not None,
+            "architectures": list(family.architectures),
+            "about": family.about,
+        }
+        for family in families()
+    ]
+    if json:
+        print(dumps({"models": rows}))
+        return
+    width = max(len(str(row["model_type"])) for row in rows)
+    for row in rows:
+        kind = "experts" if row["experts"] else "dense"
+        print(f"{row['model_type']:<{width}}  {kind:<7}  {row['about']}")
