@@ -9,6 +9,7 @@ from __future__ import annotations
 import json
 import os
 import platform
+import statistics
 import time
 from collections.abc import Iterable, Sequence
 from contextlib import suppress
@@ -28,7 +29,7 @@ REMEMBERED_FILE = "io-trials.json"
 # Smaller files are read in less time than a trial takes.
 LEAST_BYTES = 1 << 30
 _SECONDS = 0.1  # of one measurement
-_ROUNDS = 2
+_ROUNDS = 3
 _LONGEST_READ = 16 << 20
 _MOST_MEMORY = 64 << 20  # for reads in flight
 
@@ -105,7 +106,7 @@ def _try(path: Path, read_bytes: int, memory: int) -> dict[str, Any] | None:
 
 
 def _measure(path: Path, read_bytes: int, memory: int, ways: Sequence[Way]) -> dict[Way, float]:
-    """bytes/s of each way that works, the mean of its rounds."""
+    """bytes/s of each way that works, the median of its rounds."""
     turns = [way for _ in range(_ROUNDS) for way in ways]
     step = path.stat().st_size // len(turns) // 4096 * 4096
     seen: dict[Way, list[float]] = {}
@@ -115,7 +116,7 @@ def _measure(path: Path, read_bytes: int, memory: int, ways: Sequence[Way]) -> d
             rate = _rate(path, block, way, turn * step)
             if rate is not None:
                 seen.setdefault(way, []).append(rate)
-    return {way: sum(rates) / len(rates) for way, rates in seen.items()}
+    return {way: statistics.median(rates) for way, rates in seen.items()}
 
 
 def _rate(path: Path, block: int, way: Way, offset: int) -> float | None:
