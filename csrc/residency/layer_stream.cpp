@@ -232,13 +232,14 @@ void LayerStream::start_reads() {
     if (any) reading_.source->flush();
 }
 
-void LayerStream::take_in(const std::vector<store::Arrival>& arrivals) {
+void LayerStream::take_in(std::vector<store::Arrival>& arrivals) {
     const Nanos now = clock_.now();
-    for (const store::Arrival& arrival : arrivals) {
+    for (store::Arrival& arrival : arrivals) {
         record(arrival.number, now);
         Load& load = loading_[static_cast<std::size_t>(arrival.number)];
         const bool wanted = schedule_.arrived(load, !arrival.error);
-        if (arrival.error && wanted) failed_.emplace_back(load, *arrival.error);
+        // Moved: copies of an Error share their text, and this thread would drop its half beside the one that takes it.
+        if (arrival.error && wanted) failed_.emplace_back(load, std::move(*arrival.error));
         load = {};
         if (--in_flight_ == 0) counters_.read_busy_ns += now - busy_since_;
     }

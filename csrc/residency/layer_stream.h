@@ -101,7 +101,7 @@ class LayerStream {
     void wait_for_pump(std::unique_lock<std::mutex>& lock);
     void pump();
     void start_reads();
-    void take_in(const std::vector<store::Arrival>& arrivals);
+    void take_in(std::vector<store::Arrival>& arrivals);
     void record(int unit, Nanos now);
     std::optional<Error> take_error(const Load& load);
 
