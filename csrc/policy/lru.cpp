@@ -1,59 +1,38 @@
 #include "policy/lru.h"
 
-#include <cstdint>
-#include <list>
-#include <unordered_map>
-
 #include "base/error.h"
+#include "policy/recency.h"
 
 namespace moestro::policy {
 
 namespace {
-
-struct HashId {
-    std::size_t operator()(ExpertId id) const {
-        const auto packed = static_cast<std::uint64_t>(static_cast<std::uint32_t>(id.layer)) << 32 |
-                            static_cast<std::uint32_t>(id.expert);
-        return static_cast<std::size_t>(packed * 0x9E3779B97F4A7C15u);
-    }
-};
 
 class Lru final : public Eviction {
   public:
     std::string_view name() const override { return "lru"; }
 
     void on_insert(ExpertId id) override {
-        order_.push_back(id);
-        const bool is_new = at_.emplace(id, std::prev(order_.end())).second;
+        const bool is_new = residents_.touch(id);
         MOESTRO_CHECK(is_new);
     }
-
     void on_use(ExpertId id) override {
-        const auto found = at_.find(id);
-        if (found != at_.end()) order_.splice(order_.end(), order_, found->second);
+        if (residents_.has(id)) residents_.touch(id);
     }
-
     void on_evict(ExpertId id) override {
-        const auto found = at_.find(id);
-        MOESTRO_CHECK(found != at_.end());
-        order_.erase(found->second);
-        at_.erase(found);
+        const bool was_there = residents_.erase(id);
+        MOESTRO_CHECK(was_there);
     }
-
-    std::optional<ExpertId> victim(const std::function<bool(ExpertId)>& evictable) const override {
-        for (const ExpertId id : order_)
-            if (evictable(id)) return id;
-        return std::nullopt;
+    std::optional<ExpertId> victim(const Evictable& evictable, std::optional<ExpertId>) override {
+        return residents_.oldest(evictable);
     }
 
   private:
-    std::list<ExpertId> order_;  // least recently used first
-    std::unordered_map<ExpertId, std::list<ExpertId>::iterator, HashId> at_;
+    Recency residents_;
 };
 
 }  // namespace
 
-std::unique_ptr<Eviction> make_lru() {
+std::unique_ptr<Eviction> make_lru(const EvictionSettings&) {
     return std::make_unique<Lru>();
 }
 

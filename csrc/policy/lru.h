@@ -7,6 +7,6 @@
 
 namespace moestro::policy {
 
-std::unique_ptr<Eviction> make_lru();
+std::unique_ptr<Eviction> make_lru(const EvictionSettings& settings);
 
 }  // namespace moestro::policy

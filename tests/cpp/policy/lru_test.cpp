@@ -57,18 +57,19 @@ TEST(Lru, EqualsTheDefinitionUnderRandomUse) {
                 naive.use(id);
                 lru->on_use(id);
         }
-        ASSERT_EQ(lru->victim(evictable), naive.victim(evictable)) << "step " << step;
+        ASSERT_EQ(lru->victim(evictable, std::nullopt), naive.victim(evictable)) << "step " << step;
     }
 }
 
 TEST(Lru, NothingToGiveUp) {
-    const auto lru = make_lru();
+    const auto lru = make_lru({});
     const auto any = [](ExpertId) { return true; };
-    EXPECT_EQ(lru->victim(any), std::nullopt);
+    EXPECT_EQ(lru->victim(any, std::nullopt), std::nullopt);
     lru->on_use({1, 2});
-    EXPECT_EQ(lru->victim(any), std::nullopt) << "using an expert that is not resident does not make it so";
+    EXPECT_EQ(lru->victim(any, std::nullopt), std::nullopt)
+        << "using an expert that is not resident does not make it so";
     lru->on_insert({1, 2});
-    EXPECT_EQ(lru->victim([](ExpertId) { return false; }), std::nullopt);
+    EXPECT_EQ(lru->victim([](ExpertId) { return false; }, std::nullopt), std::nullopt);
     EXPECT_THROW(lru->on_insert({1, 2}), Error);
     EXPECT_THROW(lru->on_evict({1, 3}), Error);
 }

@@ -1,0 +1,45 @@
+#include "policy/belady.h"
+
+#include <limits>
+#include <set>
+#include <unordered_map>
+#include <utility>
+#include <vector>
+
+#include "policy/recency.h"
+
+namespace moestro::policy {
+
+std::int64_t belady_misses(std::span<const ExpertId> accesses, int records) {
+    constexpr std::int64_t kNever = std::numeric_limits<std::int64_t>::max();
+    std::vector<std::int64_t> next(accesses.size());
+    std::unordered_map<ExpertId, std::int64_t, HashExpert> later;
+    for (std::size_t i = accesses.size(); i-- > 0;) {
+        const auto found = later.find(accesses[i]);
+        next[i] = found == later.end() ? kNever : found->second;
+        later[accesses[i]] = static_cast<std::int64_t>(i);
+    }
+    std::set<std::pair<std::int64_t, ExpertId>> resident;  // by next use
+    std::unordered_map<ExpertId, std::int64_t, HashExpert> at;
+    std::int64_t misses = 0;
+    for (std::size_t i = 0; i < accesses.size(); ++i) {
+        const ExpertId id = accesses[i];
+        const auto found = at.find(id);
+        if (found != at.end()) {
+            resident.erase({found->second, id});
+            at.erase(found);
+        } else {
+            ++misses;
+        }
+        if (next[i] == kNever) continue;  // nobody will want it again
+        resident.insert({next[i], id});
+        at[id] = next[i];
+        if (static_cast<int>(resident.size()) <= records) continue;
+        const auto furthest = std::prev(resident.end());
+        at.erase(furthest->second);
+        resident.erase(furthest);
+    }
+    return misses;
+}
+
+}  // namespace moestro::policy
