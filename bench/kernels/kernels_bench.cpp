@@ -113,7 +113,7 @@ void router(benchmark::State& state, Compute& compute, int rows) {
     std::vector<float> weights(ids.size());
     const Meter meter(compute.pool().threads());
     for (auto _ : state)
-        kernels::route_softmax_topk(compute, logits.data(), rows, 128, 8, true, ids.data(), weights.data());
+        kernels::route(compute, {.top_k = 8, .normalise = true}, logits.data(), rows, 128, ids.data(), weights.data());
     meter.report(state, 4.0 * 128 * rows, 20.0 * 128 * rows, unit_of(compute, quant::Format::f32));
 }
 

@@ -43,7 +43,8 @@ py::tuple route_softmax_topk(kernels::Compute& compute, const py::object& logits
     float* weights_to = weights.mutable_data();
     {
         py::gil_scoped_release released;
-        kernels::route_softmax_topk(compute, rows.data, count, experts, top_k, normalise, ids_to, weights_to);
+        const kernels::RouterRule rule{.top_k = top_k, .normalise = normalise};
+        kernels::route(compute, rule, rows.data, count, experts, ids_to, weights_to);
     }
     return py::make_tuple(ids, weights);
 }
@@ -75,7 +76,8 @@ void rope(kernels::Compute& compute, const py::object& x, const py::object& cos,
     require_apart(heads, "x", sines, "sin");
     const int count = size32(rows, "x"), head_count = size32(heads.shape[1], "x"), width = size32(head_dim, "x");
     py::gil_scoped_release released;
-    kernels::rope(compute, heads.data, cosines.data, sines.data, count, head_count, width);
+    kernels::rope(compute, {.x = heads.data, .rows = count, .heads = head_count, .head_dim = width, .half = width / 2},
+                  cosines.data, sines.data);
 }
 
 py::array_t<float> widen(const py::object& source, const std::string& dtype, std::int64_t count) {

@@ -16,7 +16,7 @@ using namespace py::literals;
 RuntimeRef make_runtime(int threads, std::size_t host_memory, const std::string& isa, const std::string& math,
                         const std::string& cache, const std::string& reader, int io_depth, std::size_t io_read_bytes,
                         const std::string& verify, const std::string& policy, std::optional<int> expert_slots,
-                        const std::string& faults, std::size_t trace_events) {
+                        const std::string& faults, std::size_t trace_events, std::vector<double> frequencies) {
     engine::RuntimeOptions options;
     options.threads = threads;
     options.isa = isa;
@@ -31,6 +31,7 @@ RuntimeRef make_runtime(int threads, std::size_t host_memory, const std::string&
     options.expert_slots = expert_slots;
     options.faults = faults;
     options.trace_events = trace_events;
+    options.frequencies = std::move(frequencies);
     RuntimeRef made;
     py::gil_scoped_release released;
     made.slot->runtime = std::make_shared<engine::Runtime>(options);
@@ -68,16 +69,19 @@ void release_unit(const RuntimeRef& self, int unit) {
 }
 
 TicketRef submit_experts(const RuntimeRef& self, int layer, const py::object& x, const py::object& ids,
-                         const py::object& weights) {
+                         const py::object& weights, const std::optional<py::object>& logits) {
     const auto runtime = self.slot->open();
     auto rows = input<float>(x, "x", Shape::exactly({kAny, runtime->hidden(layer)}));
     const auto experts = input<std::int32_t>(ids, "ids", Shape::exactly({rows.shape[0], kAny}));
     const auto scores = input<float>(weights, "weights", Shape::exactly(experts.shape));
     const int count = size32(rows.shape[0], "x"), top_k = size32(experts.shape[1], "ids");
+    std::optional<View<const float>> thought;
+    if (logits) thought = input<float>(*logits, "logits", Shape::exactly({rows.shape[0], runtime->experts(layer)}));
     engine::Ticket ticket;
     {
         py::gil_scoped_release released;
-        ticket = runtime->submit_experts(layer, rows.data, count, experts.data, scores.data, top_k);
+        ticket = runtime->submit_experts(layer, rows.data, count, experts.data, scores.data, top_k,
+                                         thought ? thought->data : nullptr);
     }
     return {std::move(ticket), std::move(rows)};
 }
@@ -191,13 +195,14 @@ void bind_class(py::module_& module) {
     runtime
         .def(py::init(&make_runtime), py::kw_only(), "threads"_a, "host_memory"_a, "isa"_a = "", "math"_a = "exact",
              "cache"_a = "direct", "reader"_a = "auto", "io_depth"_a = 0, "io_read_bytes"_a = 0, "verify"_a = "first",
-             "policy"_a = "lru", "expert_slots"_a = py::none(), "faults"_a = "", "trace_events"_a = 0)
+             "policy"_a = "lru", "expert_slots"_a = py::none(), "faults"_a = "", "trace_events"_a = 0,
+             "frequencies"_a = std::vector<double>())
         .def_property_readonly("compute", [](const RuntimeRef& self) { return self.slot->open()->compute(); })
         .def_property_readonly("ledger", [](const RuntimeRef& self) { return self.slot->open()->ledger(); })
         .def("begin_step", &begin_step, "rows"_a, "tentative"_a = py::none(), "units"_a = py::none())
         .def("hold_unit", &hold_unit, "unit"_a)
         .def("release_unit", &release_unit, "unit"_a)
-        .def("submit_experts", &submit_experts, "layer"_a, "x"_a, "ids"_a, "weights"_a)
+        .def("submit_experts", &submit_experts, "layer"_a, "x"_a, "ids"_a, "weights"_a, "logits"_a = py::none())
         .def("wait", &wait, "ticket"_a, "out"_a)
         .def("end_step", &end_step, "accepted"_a = py::none())
         .def("abort_step", &abort_step)

@@ -1,5 +1,12 @@
 // Workspace: what a decoder computes a step in.
+#include <pybind11/stl.h>
+
+#include <map>
 #include <memory>
+#include <optional>
+#include <string>
+#include <tuple>
+#include <vector>
 
 #include "bind/runtime_ref.h"
 #include "bind/tensor_view.h"
@@ -16,29 +23,73 @@ std::span<const T> all(const View<const T>& view) {
     return {view.data, static_cast<std::size_t>(view.size())};
 }
 
-std::shared_ptr<Workspace> make_workspace(int hidden, int heads, int kv_heads, int head_dim, int experts, int top_k,
-                                          int max_rows) {
-    return std::make_shared<Workspace>(layers::WorkShape{hidden, heads, kv_heads, head_dim, experts, top_k}, max_rows);
+// Sizes by keyword, as WorkShape names them.
+layers::WorkShape shape_of(const py::kwargs& sizes) {
+    layers::WorkShape shape;
+    std::vector<std::string> missing{"hidden", "heads", "kv_heads", "head_dim", "experts", "top_k"};
+    const std::map<std::string, int*> numbers{{"hidden", &shape.hidden},       {"heads", &shape.heads},
+                                              {"kv_heads", &shape.kv_heads},   {"head_dim", &shape.head_dim},
+                                              {"experts", &shape.experts},     {"top_k", &shape.top_k},
+                                              {"value_dim", &shape.value_dim}, {"wide", &shape.wide},
+                                              {"narrow", &shape.narrow},       {"by_head", &shape.by_head}};
+    const std::map<std::string, bool*> flags{
+        {"shared", &shape.shared}, {"weighed", &shape.weighed}, {"query_factors", &shape.query_factors}};
+    for (const auto& [key, value] : sizes) {
+        const auto name = key.cast<std::string>();
+        std::erase(missing, name);
+        if (const auto number = numbers.find(name); number != numbers.end())
+            *number->second = value.cast<int>();
+        else if (const auto flag = flags.find(name); flag != flags.end())
+            *flag->second = value.cast<bool>();
+        else if (name == "rotary_halves")
+            shape.rotary_halves = value.cast<std::vector<int>>();
+        else
+            fail(ErrorKind::usage, "Workspace: there is no size ", name);
+    }
+    require(missing.empty(), ErrorKind::usage, "Workspace: argument ", missing.empty() ? "" : missing.front(),
+            " is missing");
+    return shape;
 }
 
-std::size_t nbytes(int hidden, int heads, int kv_heads, int head_dim, int experts, int top_k, std::int64_t max_rows) {
-    return Workspace::bytes({hidden, heads, kv_heads, head_dim, experts, top_k}, max_rows);
+std::shared_ptr<Workspace> make_workspace(int max_rows, const py::kwargs& sizes) {
+    return std::make_shared<Workspace>(shape_of(sizes), max_rows);
 }
+
+std::size_t nbytes(std::int64_t max_rows, const py::kwargs& sizes) {
+    return Workspace::bytes(shape_of(sizes), max_rows);
+}
+
+// One rotary embedding's inv_freq and attention_factor.
+using RotaryTuple = std::tuple<py::object, float>;
 
 void begin(Workspace& work, const py::object& positions, const py::object& tables, const py::object& table_begin,
-           const py::object& blocks, const py::object& inv_freq, float attention_factor) {
+           const py::object& blocks, const std::vector<RotaryTuple>& rotary,
+           const std::optional<py::object>& query_factors) {
     const auto at = input<std::int64_t>(positions, "positions", Shape::exactly({kAny}));
     const std::int64_t rows = at.size();
     const auto ids = input<std::int32_t>(tables, "tables", Shape::exactly({kAny}));
     const auto begins = input<std::int64_t>(table_begin, "table_begin", Shape::exactly({rows}));
     const auto taking = input<std::int32_t>(blocks, "blocks", Shape::exactly({rows}));
-    const auto frequencies = input<float>(inv_freq, "inv_freq", Shape::ending_in({work.shape().head_dim / 2}));
-    const bool per_row = frequencies.shape.size() == 2 && frequencies.shape[0] == rows;
-    require(per_row || frequencies.shape.size() == 1, ErrorKind::usage, "argument inv_freq: expected shape [half] or [",
-            rows, ", half], one row per position; got ", frequencies.shape.size(), " dimensions and ",
-            frequencies.shape[0], " rows");
+    require(static_cast<int>(rotary.size()) == work.rotary_tables(), ErrorKind::usage, "argument rotary: expected ",
+            work.rotary_tables(), " pairs of frequencies and factor; got ", rotary.size());
+    std::vector<View<const float>> views;
+    std::vector<layers::StepPlaces::Rotary> given;
+    for (const auto& [inv_freq, factor] : rotary) {
+        const int half = work.rotary(static_cast<int>(given.size())).half;
+        views.push_back(input<float>(inv_freq, "inv_freq", Shape::ending_in({half})));
+        const View<const float>& view = views.back();
+        const bool per_row = view.shape.size() == 2 && view.shape[0] == rows;
+        require(per_row || view.shape.size() == 1, ErrorKind::usage, "argument inv_freq: expected shape [", half,
+                "] or [", rows, ", ", half, "], one row per position; got ", view.shape.size(), " dimensions and ",
+                view.shape[0], " rows");
+        given.push_back({view.data, per_row, factor});
+    }
+    std::optional<View<const float>> factors;
+    if (query_factors) factors = input<float>(*query_factors, "query_factors", Shape::exactly({rows}));
+    require(factors.has_value() || !work.shape().query_factors, ErrorKind::usage,
+            "argument query_factors: this workspace needs one per row");
     const layers::StepPlaces places{
-        {all(at), all(ids), all(begins)}, all(taking), frequencies.data, per_row, attention_factor};
+        {all(at), all(ids), all(begins)}, all(taking), given, factors ? factors->data : nullptr};
     py::gil_scoped_release released;
     work.begin(places);
 }
@@ -62,16 +113,14 @@ void trace_to(Workspace& work, const RuntimeRef& runtime) {
 void bind_workspace(py::module_& module) {
     py::class_<Workspace, std::shared_ptr<Workspace>>(module, "Workspace",
                                                       "What a decoder computes a step in. One thread at a time.")
-        .def(py::init(&make_workspace), py::kw_only(), "hidden"_a, "heads"_a, "kv_heads"_a, "head_dim"_a, "experts"_a,
-             "top_k"_a, "max_rows"_a)
-        .def("begin", &begin, "positions"_a, "tables"_a, "table_begin"_a, "blocks"_a, "inv_freq"_a,
-             "attention_factor"_a)
+        .def(py::init(&make_workspace), py::kw_only(), "max_rows"_a)
+        .def("begin", &begin, "positions"_a, "tables"_a, "table_begin"_a, "blocks"_a, "rotary"_a,
+             "query_factors"_a = py::none())
         .def("trace_to", &trace_to, "runtime"_a)
         .def_property_readonly("x", &residual)
         .def_property_readonly("ids", &routes)
         .def_property_readonly("busy_ns", &Workspace::busy_ns)
-        .def_static("nbytes", &nbytes, py::kw_only(), "hidden"_a, "heads"_a, "kv_heads"_a, "head_dim"_a, "experts"_a,
-                    "top_k"_a, "max_rows"_a);
+        .def_static("nbytes", &nbytes, py::kw_only(), "max_rows"_a);
 }
 
 }  // namespace moestro::bind

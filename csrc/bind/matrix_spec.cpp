@@ -25,4 +25,11 @@ void require_matrix(const kernels::Matrix& matrix, const char* argument, std::in
             matrix.spec.cols, "]");
 }
 
+kernels::GateKind gate_kind(const std::string& name) {
+    if (name == "silu") return kernels::GateKind::silu;
+    if (name == "gelu_tanh") return kernels::GateKind::gelu_tanh;
+    if (name == "clamped_swiglu") return kernels::GateKind::clamped_swiglu;
+    fail(ErrorKind::usage, "argument activation: expected one of silu, gelu_tanh, clamped_swiglu; got ", name);
+}
+
 }  // namespace moestro::bind

@@ -1,4 +1,4 @@
-// A matrix's shape and format as Python spells them.
+// What matrices are and how they are used, as Python spells it.
 #pragma once
 
 #include <cstdint>
@@ -15,5 +15,8 @@ quant::MatrixSpec matrix_spec(const std::string& format, const std::string& scal
 
 // Throws Error(usage) naming the argument unless the matrix has this shape; kAny is any size.
 void require_matrix(const kernels::Matrix& matrix, const char* argument, std::int64_t rows, std::int64_t cols);
+
+// What gated MLPs make of gate and up, by name. Throws Error(usage) listing the known ones.
+kernels::GateKind gate_kind(const std::string& name);
 
 }  // namespace moestro::bind

@@ -62,7 +62,8 @@ std::array<MatrixHandle, 3> Runtime::acquire(int layer, int expert) {
         const store::ExpertLayer& of = state_->catalog->layer(layer);
         held.matrices = std::make_shared<std::array<kernels::Matrix, 3>>();
         for (std::size_t i = 0; i < 3; ++i)
-            (*held.matrices)[i] = {held.pin.data() + of.parts()[i]->offset, of.parts()[i]->spec, nullptr};
+            (*held.matrices)[i] = {held.pin.data() + of.parts()[i]->offset, of.parts()[i]->spec,
+                                   of.bias(static_cast<int>(i), expert)};
     }
     ++held.count;
     std::array<MatrixHandle, 3> handles;

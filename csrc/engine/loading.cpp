@@ -29,6 +29,12 @@ std::size_t cache_limit(const store::Catalog& catalog, const memory::Ledger& led
     return std::min(free, std::max(least, static_cast<std::size_t>(catalog.record_bytes())));
 }
 
+policy::ExpertSet expert_set(const store::Catalog& catalog) {
+    policy::ExpertSet set;
+    for (const store::ExpertLayer& layer : catalog.layers()) set.layers.push_back({layer.layer, layer.experts()});
+    return set;
+}
+
 // Whether some processor has nothing to do while the pool computes.
 bool spare_processor(const ThreadPool& pool) {
     return std::thread::hardware_concurrency() > static_cast<unsigned>(pool.threads());
@@ -107,7 +113,7 @@ void Runtime::set_experts(std::vector<ExpertLayer> layers) {
                                     : make_checkpoint_source(catalog, *state.reader, state.staging, pool, *state.clock);
     state.cache = std::make_unique<residency::ExpertCache>(
         catalog, state.ledger, limit, state.options.expert_slots.value_or(INT_MAX), std::move(source),
-        policy::make_eviction(state.options.policy), *state.clock);
+        policy::make_eviction(state.options.policy, {expert_set(*catalog), state.options.frequencies}), *state.clock);
     state.runner = std::make_unique<exec::LayerRunner>(*catalog, *state.cache, *state.compute, *state.clock);
     if (state.trace->on()) {
         state.cache->set_trace(state.trace.get());

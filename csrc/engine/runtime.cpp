@@ -59,7 +59,7 @@ void Runtime::release_unit(int unit) {
 }
 
 Ticket Runtime::submit_experts(int layer, const float* x, int rows, const std::int32_t* ids, const float* weights,
-                               int top_k) {
+                               int top_k, const float* logits) {
     const Entry entry(*state_);
     exec::LayerRunner& runner = state_->experts();
     state_->log.check(*state_->catalog, layer, rows);
@@ -67,6 +67,8 @@ Ticket Runtime::submit_experts(int layer, const float* x, int rows, const std::i
     const int hidden = state_->catalog->layer(layer).gate.spec.cols;
     Ticket ticket(std::move(submission), state_.get(), rows, hidden);
     state_->log.add(*state_->catalog, layer, ids, rows, top_k);
+    if (state_->cache->wants_scores())
+        state_->log.add_scores(*state_->catalog, layer, logits, ids, weights, rows, top_k);
     return ticket;
 }
 
@@ -85,7 +87,10 @@ void Runtime::end_step(std::span<const std::uint8_t> accepted) {
         state.runner->sweep();
         require(state.runner->open() == 0, ErrorKind::usage, state.runner->open(),
                 " tickets of this step were not waited for: wait for them, or abort the step");
-        state.log.replay(*state.catalog, accepted, [&](ExpertId id) { state.cache->used(id); });
+        state.log.replay(
+            *state.catalog, accepted, [&] { state.cache->token(); },
+            [&](int layer, std::span<const policy::ScoredExpert> best) { state.cache->scored(layer, best); },
+            [&](ExpertId id) { state.cache->used(id); });
     }
     ++state.steps;
     state.rows += accepted.empty()
@@ -143,6 +148,11 @@ std::string Runtime::file_mode() const {
 int Runtime::hidden(int layer) const {
     require(state_->catalog != nullptr, ErrorKind::usage, "this runtime has no experts: call set_experts first");
     return state_->catalog->layer(layer).gate.spec.cols;
+}
+
+int Runtime::experts(int layer) const {
+    require(state_->catalog != nullptr, ErrorKind::usage, "this runtime has no experts: call set_experts first");
+    return state_->catalog->layer(layer).experts();
 }
 
 void Runtime::check_integrity() const {

@@ -53,9 +53,10 @@ struct RuntimeOptions {
     std::size_t io_read_bytes = 0;  // longer reads are split; 0 = reader's default
     Verify verify = Verify::first;
     std::string policy = "lru";
-    std::optional<int> expert_slots;  // tests: exactly this many slots, at least 2
-    std::size_t trace_events = 0;     // room for the latest events of trace(); 0 records none
-    std::string faults;               // tests: plan of io::FaultyReader, "" = none
+    std::vector<double> frequencies = {};  // of experts in a trace, for policy "static"; layer after layer
+    std::optional<int> expert_slots;       // tests: exactly this many slots, at least 2
+    std::size_t trace_events = 0;          // room for the latest events of trace(); 0 records none
+    std::string faults;                    // tests: plan of io::FaultyReader, "" = none
 };
 
 // What a test replaces.
@@ -158,8 +159,9 @@ class Runtime {
     // x [rows, hidden] must stay valid until wait(); ids and weights [rows, top_k] are copied. Pins hits, starts reads
     // of misses (as many as slots and depth allow), returns without computing. Several submits of one layer take the
     // step's rows in turn.
-    Ticket submit_experts(int layer, const float* x, int rows, const std::int32_t* ids, const float* weights,
-                          int top_k);
+    // logits [rows, experts], may be null: what the router thought, for policies that want to know.
+    Ticket submit_experts(int layer, const float* x, int rows, const std::int32_t* ids, const float* weights, int top_k,
+                          const float* logits = nullptr);
     // Computes hits while misses load, arrivals as they come, combines in router order into y [rows, hidden].
     // Throws the first failure (named: which expert, file, offset, cause); the runtime stays usable.
     // Throws Error(usage) for a ticket that was waited for, is empty, or is of another runtime.
@@ -189,6 +191,7 @@ class Runtime {
     std::string file_mode() const;             // "direct" | "buffered" | "mixed"; "none" while no file is open
     // Throws Error(usage) for a layer without experts. Not while the runtime is being built.
     int hidden(int layer) const;
+    int experts(int layer) const;
 
     void check_integrity() const;  // Error(internal) when the cache or ledger contradict themselves; a call like others
 

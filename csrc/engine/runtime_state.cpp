@@ -38,7 +38,7 @@ Runtime::State::State(const RuntimeOptions& given, const World& given_world)
       staging(ledger, kStagingBytes),
       reader(make_reader(staging.memory())),
       trunk(ledger, *reader, staging, compute->pool(), given.verify, *clock) {
-    policy::make_eviction(given.policy);  // an unknown name is refused here, not after minutes of loading
+    policy::require_eviction(given.policy);  // an unknown name is refused here, not after minutes of loading
     require(!given.expert_slots || *given.expert_slots >= 2, ErrorKind::usage, "expert_slots must be at least 2; got ",
             given.expert_slots.value_or(0));
 }

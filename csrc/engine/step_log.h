@@ -6,6 +6,7 @@
 #include <vector>
 
 #include "base/types.h"
+#include "policy/eviction.h"
 #include "store/catalog.h"
 
 namespace moestro::engine {
@@ -22,29 +23,45 @@ class StepLog {
     void check(const store::Catalog& catalog, int layer, int rows) const;
     // The layer's next rows. ids [rows, top_k].
     void add(const store::Catalog& catalog, int layer, const std::int32_t* ids, int rows, int top_k);
+    // And what the router thought of their best experts: logits [rows, experts], or null, where the chosen ones and
+    // their weights [rows, top_k] are all that is known.
+    void add_scores(const store::Catalog& catalog, int layer, const float* logits, const std::int32_t* ids,
+                    const float* weights, int rows, int top_k);
 
     // Which rows count: accepted is empty (all) or [rows]. Throws Error(usage) when no step is open, sizes differ, or a
     // row that was not tentative is rejected.
     void check_accepted(std::span<const std::uint8_t> accepted) const;
-    // Calls use(ExpertId) for accepted rows, in (row, layer, id) order.
-    template <class Use>
-    void replay(const store::Catalog& catalog, std::span<const std::uint8_t> accepted, Use&& use) const {
+    // For accepted rows, in (row, layer, id) order: calls token() for a row and then, for each of its layers,
+    // scored(layer, best), where scores were added, and use(ExpertId) for every expert that it used.
+    template <class Token, class Scored, class Use>
+    void replay(const store::Catalog& catalog, std::span<const std::uint8_t> accepted, Token&& token, Scored&& scored,
+                Use&& use) const {
         for (int row = 0; row < rows_; ++row) {
             if (!accepted.empty() && !accepted[static_cast<std::size_t>(row)]) continue;
-            for (std::size_t position = 0; position < layers_.size(); ++position)
-                for (const std::int32_t expert : layers_[position].of(row))
-                    use(ExpertId{catalog.layers()[position].layer, expert});
+            token();
+            for (std::size_t position = 0; position < layers_.size(); ++position) {
+                const int layer = catalog.layers()[position].layer;
+                if (const auto best = layers_[position].best_of(row); !best.empty()) scored(layer, best);
+                for (const std::int32_t expert : layers_[position].of(row)) use(ExpertId{layer, expert});
+            }
         }
     }
     void end();
 
-    // Of a full step.
+    // Of a full step, scores included.
     static std::size_t bytes(std::int64_t rows, std::int64_t top_k, std::int64_t layers);
 
   private:
     struct Layer {                      // by position in the catalog
         std::vector<std::int32_t> ids;  // [rows, top_k], ascending in a row
         int rows = 0, top_k = 0;
+        std::vector<policy::ScoredExpert> best;  // [rows, kept], where scores were added
+        int kept = 0;
+        std::span<const policy::ScoredExpert> best_of(int row) const {
+            const std::size_t width = static_cast<std::size_t>(kept), begin = static_cast<std::size_t>(row) * width;
+            return begin + width <= best.size() ? std::span(best).subspan(begin, width)
+                                                : std::span<const policy::ScoredExpert>();
+        }
         std::span<const std::int32_t> of(int row) const {
             if (row >= rows) return {};
             return std::span(ids).subspan(static_cast<std::size_t>(row) * static_cast<std::size_t>(top_k),
@@ -57,6 +74,7 @@ class StepLog {
     int rows_ = 0;
     std::vector<std::uint8_t> tentative_;  // [rows] or empty
     std::vector<Layer> layers_;
+    std::vector<policy::ScoredExpert> row_;  // kept for its memory
 };
 
 }  // namespace moestro::engine

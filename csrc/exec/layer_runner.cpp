@@ -21,8 +21,8 @@ bool integer(const store::ExpertLayer& layer) {
     return quant::is_integer(layer.gate.spec.format) || quant::is_integer(layer.up.spec.format);
 }
 
-kernels::Matrix matrix(const store::Part& part, const std::byte* record) {
-    return {.data = record + part.offset, .spec = part.spec, .bias = nullptr};
+kernels::Matrix matrix(const store::Part& part, const std::byte* record, const float* bias) {
+    return {.data = record + part.offset, .spec = part.spec, .bias = bias};
 }
 
 class Timer {
@@ -213,9 +213,12 @@ void LayerRunner::collect(Submission& submission, bool hits) {
         const bool full = piece_pairs_ + pairs > kPiecePairs || piece_bytes_ + layer.record_bytes > kPieceBytes;
         if (!jobs_.empty() && full) return;
         const std::byte* record = item.pin.data();
-        jobs_.push_back({{matrix(layer.gate, record), matrix(layer.up, record), matrix(layer.down, record)},
-                         submission.groups_.rows(group),
-                         output(submission, submission.groups_.begin(group))});
+        const int expert = submission.groups_.expert(group);
+        jobs_.push_back(
+            {{matrix(layer.gate, record, layer.bias(0, expert)), matrix(layer.up, record, layer.bias(1, expert)),
+              matrix(layer.down, record, layer.bias(2, expert)), layer.kind},
+             submission.groups_.rows(group),
+             output(submission, submission.groups_.begin(group))});
         piece_.push_back(group);
         piece_pairs_ += pairs;
         piece_bytes_ += layer.record_bytes;

@@ -32,17 +32,20 @@ class Attending {
     void split(std::span<AttentionTile> tiles, float* scratch) const;
 
   private:
-    // One KV head of a split tile. Its segments are numbers unit .. unit + tile.segments - 1 of the call's.
+    // One group of heads of a split tile. Its segments are numbers unit .. unit + tile.segments - 1 of the call's.
     struct Item {
         const AttentionTile& tile;
-        int kv_head;
+        int group;
         std::int64_t unit;
     };
 
-    QueryTile queries(const AttentionTile& tile) const { return {tile.rows, sizes_.tile.group, sizes_.tile.head_dim}; }
-    std::int64_t row_floats() const { return static_cast<std::int64_t>(job_.heads) * job_.layout.head_dim; }
-    std::int64_t head_offset(const AttentionTile& tile, int kv_head) const {
-        return tile.row * row_floats() + static_cast<std::int64_t>(kv_head) * sizes_.tile.group * job_.layout.head_dim;
+    QueryTile queries(const AttentionTile& tile) const {
+        return {tile.rows, sizes_.tile.group, job_.layout.key_dim, job_.layout.value_dim};
+    }
+    int groups() const { return job_.heads / sizes_.tile.group; }
+    // Of the first head of a group in an array [rows, heads, dim].
+    std::int64_t head_offset(const AttentionTile& tile, int group, int dim) const {
+        return (std::int64_t{tile.row} * job_.heads + std::int64_t{group} * sizes_.tile.group) * dim;
     }
     std::int64_t work(const AttentionTile& tile) const { return tile.rows * tile.segments; }
     std::int64_t multiply_adds(std::span<const AttentionTile> tiles) const;
@@ -64,7 +67,7 @@ std::int64_t Attending::choose(std::span<AttentionTile> tiles) const {
     const int threads = compute_.pool().threads();
     if (threads == 1) return 0;
     std::int64_t total = 0;
-    for (const AttentionTile& tile : tiles) total += work(tile) * job_.layout.kv_heads;
+    for (const AttentionTile& tile : tiles) total += work(tile) * groups();
     const auto large = std::partition(tiles.begin(), tiles.end(), [&](const AttentionTile& tile) {
         return tile.segments == 1 || work(tile) * kItemsPerThread * threads <= total;
     });
@@ -74,7 +77,7 @@ std::int64_t Attending::choose(std::span<AttentionTile> tiles) const {
 std::size_t Attending::floats(std::int64_t split) const {
     const std::size_t workers = static_cast<std::size_t>(compute_.pool().threads()) * sizes_.worker();
     if (split == 0) return workers;
-    return workers + static_cast<std::size_t>(split * job_.layout.kv_heads + sizes_.wave()) * sizes_.states();
+    return workers + static_cast<std::size_t>(split * groups() + sizes_.wave()) * sizes_.states();
 }
 
 std::int64_t Attending::multiply_adds(std::span<const AttentionTile> tiles) const {
@@ -83,24 +86,29 @@ std::int64_t Attending::multiply_adds(std::span<const AttentionTile> tiles) cons
         const std::int64_t last = job_.positions[tile.row + tile.rows - 1];
         keys += tile.rows * std::min(last + 1, tile.segments * kKvSegment);
     }
-    return keys * 2 * row_floats();
+    return keys * job_.heads * (job_.layout.key_dim + job_.layout.value_dim);
 }
 
-void Attending::attend(const AttentionTile& tile, int kv_head, std::int64_t segment, float* states,
+void Attending::attend(const AttentionTile& tile, int group, std::int64_t segment, float* states,
                        float* scratch) const {
     const KvLayout& layout = job_.layout;
-    const std::size_t head_bytes = static_cast<std::size_t>(layout.head_dim) * kKvBlock * bytes(layout.type);
+    const auto kv_head = static_cast<std::size_t>(group * sizes_.tile.group / (job_.heads / layout.kv_heads));
+    const std::size_t key_bytes = static_cast<std::size_t>(layout.key_dim) * kKvBlock * bytes(layout.type),
+                      value_bytes = static_cast<std::size_t>(layout.value_dim) * kKvBlock * bytes(layout.type);
     SegmentCall call;
     call.tile = queries(tile);
     call.position = job_.positions[tile.row];
-    call.window = job_.window;
+    call.reach = job_.reach;
     call.segment = segment;
     call.blocks = job_.block_tables + job_.table_begin[tile.row];
-    call.k_offset = static_cast<std::size_t>(kv_head) * head_bytes;
-    call.v_offset = static_cast<std::size_t>(layout.kv_heads + kv_head) * head_bytes;
-    call.q = job_.q + head_offset(tile, kv_head);
-    call.q_stride = row_floats();
+    call.latent = layout.latent;
+    call.k_offset = kv_head * key_bytes;
+    call.v_offset =
+        layout.latent ? call.k_offset : static_cast<std::size_t>(layout.kv_heads) * key_bytes + kv_head * value_bytes;
+    call.q = job_.q + head_offset(tile, group, layout.key_dim);
+    call.q_stride = std::int64_t{job_.heads} * layout.key_dim;
     call.scale = job_.scale;
+    call.softcap = job_.softcap;
     call.states = states;
     call.scratch = scratch;
     table_.attend[static_cast<std::size_t>(layout.type)](call);
@@ -108,38 +116,39 @@ void Attending::attend(const AttentionTile& tile, int kv_head, std::int64_t segm
 
 // The totals before the first segment: a sink per head. Returns false where there is none and the first segment's
 // states are the totals.
-bool Attending::start_with_sinks(const AttentionTile& tile, int kv_head, float* totals) const {
+bool Attending::start_with_sinks(const AttentionTile& tile, int group, float* totals) const {
     if (!job_.sinks) return false;
     const QueryTile shape = queries(tile);
     const int count = shape.rows * shape.group;
     std::fill_n(totals, state_floats(shape), 0.0f);
     for (int t = 0; t < count; ++t) {
-        totals[t] = job_.sinks[kv_head * shape.group + t % shape.group];
+        totals[t] = job_.sinks[group * shape.group + t % shape.group];
         totals[round_to_lanes(count) + t] = 1.0f;
     }
     return true;
 }
 
-void Attending::finish(const AttentionTile& tile, int kv_head, const float* totals) const {
-    table_.finish(totals, queries(tile), job_.y + head_offset(tile, kv_head), row_floats());
+void Attending::finish(const AttentionTile& tile, int group, const float* totals) const {
+    table_.finish(totals, queries(tile), job_.y + head_offset(tile, group, job_.layout.value_dim),
+                  std::int64_t{job_.heads} * job_.layout.value_dim);
 }
 
 void Attending::whole(std::span<const AttentionTile> tiles, float* scratch) const {
-    const int kv_heads = job_.layout.kv_heads;
+    const int all = groups();
     const auto one = [&](std::int64_t item, int worker) {
-        const AttentionTile& tile = tiles[static_cast<std::size_t>(item / kv_heads)];
-        const int kv_head = static_cast<int>(item % kv_heads);
+        const AttentionTile& tile = tiles[static_cast<std::size_t>(item / all)];
+        const int group = static_cast<int>(item % all);
         float* totals = scratch + static_cast<std::size_t>(worker) * sizes_.worker();
         float *states = totals + sizes_.states(), *folding = states + sizes_.states();
-        bool started = start_with_sinks(tile, kv_head, totals);
+        bool started = start_with_sinks(tile, group, totals);
         for (std::int64_t s = tile.segment; s < tile.segment + tile.segments; ++s) {
-            attend(tile, kv_head, s, started ? states : totals, folding);
+            attend(tile, group, s, started ? states : totals, folding);
             if (started) table_.merge(totals, states, queries(tile));
             started = true;
         }
-        finish(tile, kv_head, totals);
+        finish(tile, group, totals);
     };
-    const std::int64_t items = static_cast<std::int64_t>(tiles.size()) * kv_heads;
+    const std::int64_t items = static_cast<std::int64_t>(tiles.size()) * all;
     if (multiply_adds(tiles) > kAlone)
         compute_.pool().parallel_for(items, one);
     else
@@ -149,9 +158,9 @@ void Attending::whole(std::span<const AttentionTile> tiles, float* scratch) cons
 }
 
 Attending::Item Attending::item(std::span<const AttentionTile> tiles, std::int64_t index) const {
-    const AttentionTile& tile = tiles[static_cast<std::size_t>(index / job_.layout.kv_heads)];
-    const int kv_head = static_cast<int>(index % job_.layout.kv_heads);
-    return {tile, kv_head, tile.unit + kv_head * tile.segments};
+    const AttentionTile& tile = tiles[static_cast<std::size_t>(index / groups())];
+    const int group = static_cast<int>(index % groups());
+    return {tile, group, tile.unit + group * tile.segments};
 }
 
 // The index of the item that has a unit.
@@ -159,28 +168,28 @@ std::int64_t Attending::item_with(std::span<const AttentionTile> tiles, std::int
     const auto after = std::upper_bound(tiles.begin(), tiles.end(), unit,
                                         [](std::int64_t wanted, const auto& tile) { return wanted < tile.unit; });
     const auto tile = after - 1;
-    return (tile - tiles.begin()) * job_.layout.kv_heads + (unit - tile->unit) / tile->segments;
+    return (tile - tiles.begin()) * groups() + (unit - tile->unit) / tile->segments;
 }
 
 // Folds units [begin, end) of an item, the states of the first of which are the first of `states`.
 void Attending::fold(const Item& item, std::int64_t begin, std::int64_t end, const float* states, float* totals) const {
     for (std::int64_t unit = begin; unit < end; ++unit, states += sizes_.states()) {
-        if (unit == item.unit && !start_with_sinks(item.tile, item.kv_head, totals))
+        if (unit == item.unit && !start_with_sinks(item.tile, item.group, totals))
             std::copy_n(states, state_floats(queries(item.tile)), totals);
         else
             table_.merge(totals, states, queries(item.tile));
     }
-    if (end == item.unit + item.tile.segments) finish(item.tile, item.kv_head, totals);
+    if (end == item.unit + item.tile.segments) finish(item.tile, item.group, totals);
 }
 
 void Attending::split(std::span<AttentionTile> tiles, float* scratch) const {
     std::int64_t units = 0;
     for (AttentionTile& tile : tiles) {
         tile.unit = units;
-        units += tile.segments * job_.layout.kv_heads;
+        units += tile.segments * groups();
     }
     float* totals = scratch + static_cast<std::size_t>(compute_.pool().threads()) * sizes_.worker();
-    float* waiting = totals + tiles.size() * static_cast<std::size_t>(job_.layout.kv_heads) * sizes_.states();
+    float* waiting = totals + tiles.size() * static_cast<std::size_t>(groups()) * sizes_.states();
     const auto states_of = [&](std::int64_t slot) {
         return waiting + static_cast<std::size_t>(slot) * sizes_.states();
     };
@@ -188,7 +197,7 @@ void Attending::split(std::span<AttentionTile> tiles, float* scratch) const {
         const std::int64_t end = std::min(units, begin + sizes_.wave());
         compute_.pool().parallel_for(end - begin, [&](std::int64_t slot, int worker) {
             const Item at = item(tiles, item_with(tiles, begin + slot));
-            attend(at.tile, at.kv_head, at.tile.segment + begin + slot - at.unit, states_of(slot),
+            attend(at.tile, at.group, at.tile.segment + begin + slot - at.unit, states_of(slot),
                    scratch + static_cast<std::size_t>(worker) * sizes_.worker());
         });
         const std::int64_t first = item_with(tiles, begin), last = item_with(tiles, end - 1);
@@ -215,7 +224,8 @@ void attention(Compute& compute, const AttentionJob& job, AttentionScratch& scra
     if (job.rows == 0) return;
     const int threads = compute.pool().threads();
     const int most = cut(job, rows_per_tile(job.layout, job.heads, job.rows, threads), scratch.tiles);
-    const AttentionSizes sizes{{most, heads_per_group(job.layout, job.heads), job.layout.head_dim}, threads};
+    const AttentionSizes sizes{{most, heads_per_group(job.layout, job.heads), job.layout.key_dim, job.layout.value_dim},
+                               threads};
     const Attending attending(compute, job, sizes);
     const std::span<AttentionTile> tiles(scratch.tiles);
     const std::int64_t split = attending.choose(tiles);

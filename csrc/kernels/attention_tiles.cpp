@@ -14,6 +14,9 @@ namespace {
 constexpr int kTileQueries = 64;
 // Tiles are made smaller than that for the sake of idle threads, but not smaller than this.
 constexpr int kLeastTileQueries = 24;
+// Heads of one row that one item has: more of them share nothing but the block that each item widens for itself, and
+// leave other threads idle.
+constexpr int kMostGroup = 32;
 // Queries whose segment states one thread may have under way.
 constexpr int kWaveQueries = 256;
 
@@ -22,7 +25,7 @@ int most_rows(int group, int rows) {
 }
 
 std::int64_t first_segment(const AttentionJob& job, std::int64_t position) {
-    return job.window > 0 ? std::max<std::int64_t>(0, position - job.window + 1) / kKvSegment : 0;
+    return job.reach.first(position) / kKvSegment;
 }
 
 // Whether a row goes on where a tile ends. Its segments must be the tile's: which states are folded, and whether the
@@ -38,14 +41,17 @@ bool continues(const AttentionJob& job, const AttentionTile& tile, int row) {
 
 int heads_per_group(const KvLayout& layout, int heads) {
     MOESTRO_CHECK(layout.kv_heads > 0 && heads > 0 && heads % layout.kv_heads == 0);
-    return heads / layout.kv_heads;
+    int group = heads / layout.kv_heads;
+    if (group <= kMostGroup) return group;
+    for (group = kMostGroup; heads / layout.kv_heads % group != 0;) --group;
+    return group;
 }
 
 int rows_per_tile(const KvLayout& layout, int heads, int rows, int threads) {
     const int group = heads_per_group(layout, heads), most = most_rows(group, rows);
     if (threads == 1) return most;
     const std::int64_t least = std::min<std::int64_t>(most, ceil_div(kLeastTileQueries, group));
-    const std::int64_t shared = static_cast<std::int64_t>(rows) * layout.kv_heads / (kItemsPerThread * threads);
+    const std::int64_t shared = static_cast<std::int64_t>(rows) * (heads / group) / (kItemsPerThread * threads);
     return static_cast<int>(std::clamp<std::int64_t>(shared, least, most));
 }
 
@@ -77,7 +83,8 @@ std::size_t AttentionScratch::held() const {
 
 std::size_t AttentionScratch::bytes(const KvLayout& layout, int heads, int rows, std::int64_t max_len, int threads) {
     const int group = heads_per_group(layout, heads), most = most_rows(group, std::max(rows, 1));
-    const QueryTile row{1, group, layout.head_dim}, tile{most, group, layout.head_dim};
+    const QueryTile row{1, group, layout.key_dim, layout.value_dim},
+        tile{most, group, layout.key_dim, layout.value_dim};
     const auto workers = static_cast<std::size_t>(threads);
     std::size_t floats = workers * (2 * state_floats(tile) + fold_floats(tile));
     if (threads > 1 && max_len > kKvSegment) {  // states of a smaller tile are no more than its rows' of one row each

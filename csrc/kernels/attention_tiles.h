@@ -14,7 +14,7 @@ namespace moestro::kernels {
 // Fewer items than this per thread leave threads idle at the end.
 inline constexpr std::int64_t kItemsPerThread = 4;
 
-// Query heads that share a KV head.
+// Query heads computed together: those that share a KV head, or a part of them where they are many.
 int heads_per_group(const KvLayout& layout, int heads);
 
 // The most rows of a tile for calls of `rows` rows: small enough to leave no thread idle.

@@ -37,6 +37,7 @@ void gate_and_up(const Table& table, const Activations& x, const ExpertJob& job,
     };
     const quant::Format format = job.mlp.gate.spec.format;
     const auto two = format == job.mlp.up.spec.format ? table.two_panels[static_cast<std::size_t>(format)] : nullptr;
+    const auto gated = table.gated[static_cast<std::size_t>(job.mlp.kind)];
     for (int first = row_begin; first < row_end; first += kRowsAtOnce) {
         const int last = std::min(first + kRowsAtOnce, row_end);
         if (two && last - first == 1) {
@@ -47,8 +48,8 @@ void gate_and_up(const Table& table, const Activations& x, const ExpertJob& job,
             fill(job.mlp.up, up, first, last);
         }
         for (int r = first; r < last; ++r)
-            table.silu_mul(gate + (r - first) * kMostPanelRows, up + (r - first) * kMostPanelRows,
-                           hidden + r * ld_hidden + begin, end - begin);
+            gated(gate + (r - first) * kMostPanelRows, up + (r - first) * kMostPanelRows,
+                  hidden + r * ld_hidden + begin, end - begin);
     }
 }
 

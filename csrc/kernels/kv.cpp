@@ -26,8 +26,8 @@ void write_key(const Table& table, const KvLayout& layout, const float* k, std::
     constexpr int kAtOnce = 256;
     alignas(64) std::byte rounded[kAtOnce * sizeof(float)];
     const std::size_t size = bytes(layout.type);
-    for (int begin = 0; begin < layout.head_dim; begin += kAtOnce) {
-        const int count = std::min(kAtOnce, layout.head_dim - begin);
+    for (int begin = 0; begin < layout.key_dim; begin += kAtOnce) {
+        const int count = std::min(kAtOnce, layout.key_dim - begin);
         table.narrow[static_cast<std::size_t>(layout.type)](k + begin, rounded, count);
         std::byte* to = keys + static_cast<std::size_t>(begin) * kKvBlock * size;
         (size == 4 ? scatter<std::uint32_t> : scatter<std::uint16_t>)(rounded, count, to, column);
@@ -51,31 +51,39 @@ std::size_t bytes(KvType type) {
 }
 
 std::size_t KvLayout::block_bytes() const {
-    const std::size_t elements = 2 * static_cast<std::size_t>(kv_heads) * static_cast<std::size_t>(head_dim) * kKvBlock;
+    const std::size_t elements =
+        static_cast<std::size_t>(kv_heads) * static_cast<std::size_t>(key_dim + (latent ? 0 : value_dim)) * kKvBlock;
     return round_up(elements * bytes(type), 64);
 }
 
 void kv_append(Compute& compute, const KvLayout& layout, const float* k, const float* v, const std::int64_t* positions,
                std::byte* const* blocks, int rows) {
-    const std::size_t head_bytes = static_cast<std::size_t>(layout.head_dim) * kKvBlock * bytes(layout.type);
-    const std::size_t value_bytes = static_cast<std::size_t>(layout.head_dim) * bytes(layout.type);
+    const Table& table = compute.table();
+    const auto narrow = table.narrow[static_cast<std::size_t>(layout.type)];
+    const auto bytes_of = [&](int dim) { return static_cast<std::size_t>(dim) * bytes(layout.type); };
+    const auto check = [&](const float* x, int n, std::int64_t row) {
+        require(stays_finite(x, n, layout.type), ErrorKind::numeric, "attention: a key or value of position ",
+                positions[row], " is not finite in the KV cache's type; kv_dtype='f32' has the widest range");
+    };
     const auto append = [&](std::int64_t row, std::int64_t head) {
-        const std::int64_t at = (row * layout.kv_heads + head) * layout.head_dim;
-        for (const float* x : {k, v})
-            require(stays_finite(x + at, layout.head_dim, layout.type), ErrorKind::numeric,
-                    "attention: a key or value of position ", positions[row],
-                    " is not finite in the KV cache's type; kv_dtype='f32' has the widest range");
-        const std::int64_t column = positions[row] % kKvBlock;
-        std::byte* keys = blocks[row] + static_cast<std::size_t>(head) * head_bytes;
-        std::byte* values = keys + static_cast<std::size_t>(layout.kv_heads) * head_bytes;
-        write_key(compute.table(), layout, k + at, column, keys);
-        compute.table().narrow[static_cast<std::size_t>(layout.type)](
-            v + at, values + static_cast<std::size_t>(column) * value_bytes, layout.head_dim);
+        const std::int64_t at = row * layout.kv_heads + head, column = positions[row] % kKvBlock;
+        const float* key = k + at * layout.key_dim;
+        std::byte* keys = blocks[row] + static_cast<std::size_t>(head) * bytes_of(layout.key_dim) * kKvBlock;
+        check(key, layout.key_dim, row);
+        if (layout.latent)
+            return narrow(key, keys + static_cast<std::size_t>(column) * bytes_of(layout.key_dim), layout.key_dim);
+        const float* value = v + at * layout.value_dim;
+        check(value, layout.value_dim, row);
+        write_key(table, layout, key, column, keys);
+        std::byte* values =
+            blocks[row] + kKvBlock * (static_cast<std::size_t>(layout.kv_heads) * bytes_of(layout.key_dim) +
+                                      static_cast<std::size_t>(head) * bytes_of(layout.value_dim));
+        narrow(value, values + static_cast<std::size_t>(column) * bytes_of(layout.value_dim), layout.value_dim);
     };
     // One head's rows after the other's, and many to an item: neighbouring positions share the cache lines of keys, and
     // two threads that write them in turn hand every line to and fro.
     const std::int64_t all = static_cast<std::int64_t>(rows) * layout.kv_heads,
-                       per_item = std::max(1, kFloatsPerItem / std::max(1, layout.head_dim));
+                       per_item = std::max(1, kFloatsPerItem / std::max(1, layout.key_dim));
     compute.pool().parallel_for(ceil_div(all, per_item), [&](std::int64_t item, int) {
         const std::int64_t end = std::min(all, (item + 1) * per_item);
         for (std::int64_t at = item * per_item; at < end; ++at) append(at % rows, at / rows);

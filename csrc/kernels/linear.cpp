@@ -142,4 +142,31 @@ void linear(Compute& compute, const Activations& x, std::span<const LinearJob> j
     });
 }
 
+void linear_by_head(Compute& compute, const Activations& x, const HeadMatrices& weights, float* y, std::int64_t ldy) {
+    const Table& table = compute.table();
+    const quant::MatrixSpec& all = weights.stacked.spec;
+    MOESTRO_CHECK(weights.heads > 0 && x.rows % weights.heads == 0 && weights.stride % all.panel_rows() == 0);
+    MOESTRO_CHECK(all.rows == weights.heads * weights.stride && weights.rows <= weights.stride &&
+                  !weights.stacked.bias);
+    check_linear(table, weights.stacked, x);
+    const int rows = x.rows / weights.heads;
+    const quant::MatrixSpec one{weights.rows, all.cols, all.format, all.scale};
+    const std::size_t head_bytes = static_cast<std::size_t>(weights.stride / all.panel_rows()) * all.panel_bytes();
+    const Pieces pieces(all.bytes(), std::int64_t{one.panels()} * weights.heads, rows, compute.pool().threads());
+    const std::int64_t per_head = pieces.count(one.panels(), rows);
+    constexpr int kRowsAtOnce = 64;
+    compute.pool().parallel_for(per_head * weights.heads, [&](std::int64_t item, int) {
+        const auto head = static_cast<std::int32_t>(item / per_head);
+        const Pieces::Piece piece = pieces.at(item % per_head, one.panels(), rows);
+        const Matrix matrix{weights.stacked.data + static_cast<std::size_t>(head) * head_bytes, one};
+        std::int32_t ids[kRowsAtOnce];
+        for (int first = piece.row_begin; first < piece.row_end; first += kRowsAtOnce) {
+            const int count = std::min(kRowsAtOnce, piece.row_end - first);
+            for (int r = 0; r < count; ++r) ids[r] = (first + r) * weights.heads + head;
+            run_panels(table, matrix, x, {ids, 0, count}, {piece.panel_begin, piece.panel_end, 0, count},
+                       y + (std::int64_t{first} * weights.heads + head) * ldy, ldy * weights.heads);
+        }
+    });
+}
+
 }  // namespace moestro::kernels

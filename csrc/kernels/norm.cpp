@@ -27,10 +27,76 @@ void rms_norm(Compute& compute, const float* x, const float* weight, float eps, 
     });
 }
 
-void add(Compute& compute, float* x, const float* y, std::int64_t count) {
+void layer_norm(Compute& compute, const float* x, const float* weight, const float* bias, float eps, int rows, int n,
+                float* y) {
+    const Table& table = compute.table();
+    const std::int64_t rows_per_item = std::max<std::int64_t>(1, kFloatsPerItem / std::max(n, 1));
+    compute.pool().parallel_for(ceil_div(rows, rows_per_item), [&](std::int64_t item, int) {
+        const std::int64_t end = std::min<std::int64_t>(rows, (item + 1) * rows_per_item);
+        for (std::int64_t row = item * rows_per_item; row < end; ++row) {
+            float* out = y + row * n;
+            const float mean = table.sum(x + row * n, n) / static_cast<float>(n);
+            const float squares = table.centre(x + row * n, mean, out, n);
+            require(std::isfinite(squares), ErrorKind::numeric,
+                    "the variance that layer_norm divides by is not finite (row ", row, " of ", rows, ", ", n,
+                    " columns)");
+            table.scale_by(out, 1.0f / std::sqrt(squares / static_cast<float>(n) + eps), weight, out, n);
+            if (bias) table.add(out, bias, n);
+        }
+    });
+}
+
+namespace {
+
+// Calls body(begin, n) for pieces of `count` floats.
+template <class Body>
+void elementwise(Compute& compute, std::int64_t count, const Body& body) {
     compute.pool().parallel_for(ceil_div(count, kFloatsPerItem), [&](std::int64_t item, int) {
         const std::int64_t begin = item * kFloatsPerItem;
-        compute.table().add(x + begin, y + begin, static_cast<int>(std::min(kFloatsPerItem, count - begin)));
+        body(begin, static_cast<int>(std::min(kFloatsPerItem, count - begin)));
+    });
+}
+
+// x *= factor. The compiler's own vectors: one product each, nothing to reorder.
+void multiply(float* x, float factor, int n) {
+    for (int i = 0; i < n; ++i) x[i] *= factor;
+}
+
+}  // namespace
+
+void add(Compute& compute, float* x, const float* y, std::int64_t count) {
+    elementwise(compute, count, [&](std::int64_t at, int n) { compute.table().add(x + at, y + at, n); });
+}
+
+void add_scaled(Compute& compute, float* x, float factor, const float* y, std::int64_t count) {
+    elementwise(compute, count, [&](std::int64_t at, int n) { compute.table().axpy(factor, y + at, x + at, n); });
+}
+
+void scale(Compute& compute, float* x, float factor, std::int64_t count) {
+    elementwise(compute, count, [&](std::int64_t at, int n) { multiply(x + at, factor, n); });
+}
+
+void sigmoid_mul(Compute& compute, float* x, const float* gate, std::int64_t count) {
+    elementwise(compute, count, [&](std::int64_t at, int n) { compute.table().sigmoid_mul(x + at, gate + at, n); });
+}
+
+void clamp(Compute& compute, float* x, float bound, std::int64_t count) {
+    elementwise(compute, count, [&](std::int64_t at, int n) { compute.table().clamp(x + at, bound, n); });
+}
+
+void softcap(Compute& compute, float* x, float cap, std::int64_t count) {
+    elementwise(compute, count, [&](std::int64_t at, int n) { compute.table().softcap(x + at, cap, n); });
+}
+
+void scale_rows(Compute& compute, float* x, const float* factors, int rows, int n) {
+    compute.pool().parallel_for(rows, [&](std::int64_t row, int) { multiply(x + row * n, factors[row], n); });
+}
+
+void scale_rows_by_sigmoid(Compute& compute, float* x, const float* logits, int rows, int n) {
+    compute.pool().parallel_for(rows, [&](std::int64_t row, int) {
+        float factor = 0;
+        compute.table().sigmoid(logits + row, 1, &factor);
+        multiply(x + row * n, factor, n);
     });
 }
 

@@ -104,15 +104,16 @@ void rope_table(const std::int64_t* positions, const float* inv_freq, bool per_r
     }
 }
 
-void rope(Compute& compute, float* x, const float* cos, const float* sin, int rows, int heads, int head_dim) {
-    MOESTRO_CHECK(head_dim % 2 == 0);
-    const int half = head_dim / 2;
-    const std::int64_t rows_per_item = std::max<std::int64_t>(1, 4096 / std::max(1, heads * head_dim));
-    compute.pool().parallel_for(ceil_div(rows, rows_per_item), [&](std::int64_t item, int) {
-        const std::int64_t end = std::min<std::int64_t>(rows, (item + 1) * rows_per_item);
+void rope(Compute& compute, const RopeJob& job, const float* cos, const float* sin) {
+    MOESTRO_CHECK(job.first >= 0 && job.first + 2 * job.half <= job.head_dim);
+    const auto rotate = compute.table().rotate[static_cast<std::size_t>(job.pairs)];
+    const std::int64_t rows_per_item = std::max<std::int64_t>(1, 4096 / std::max(1, job.heads * job.head_dim));
+    compute.pool().parallel_for(ceil_div(job.rows, rows_per_item), [&](std::int64_t item, int) {
+        const std::int64_t end = std::min<std::int64_t>(job.rows, (item + 1) * rows_per_item);
         for (std::int64_t row = item * rows_per_item; row < end; ++row)
-            for (std::int64_t head = 0; head < heads; ++head)
-                compute.table().rotate(x + (row * heads + head) * head_dim, cos + row * half, sin + row * half, half);
+            for (std::int64_t head = 0; head < job.heads; ++head)
+                rotate(job.x + (row * job.heads + head) * job.head_dim + job.first, cos + row * job.half,
+                       sin + row * job.half, job.half);
     });
 }
 

@@ -37,36 +37,39 @@ struct PanelCall {
 // Queries that share a KV head: `rows` rows at consecutive positions of one sequence, `group` heads each. Query t is
 // head t % group of row t / group.
 struct QueryTile {
-    int rows = 1, group = 1, head_dim = 0;
+    int rows = 1, group = 1;
+    int key_dim = 0, value_dim = 0;
 };
 static constexpr int round_to_lanes(int n) {
     return (n + 15) / 16 * 16;
 }
 // Floats of a tile's unnormalised states: maxima m and sums l, each padded to whole vectors, then the outputs o
-// [queries][head_dim padded].
+// [queries][value_dim padded].
 static constexpr std::size_t state_floats(const QueryTile& tile) {
     const int queries = tile.rows * tile.group;
     return 2 * static_cast<std::size_t>(round_to_lanes(queries)) +
-           static_cast<std::size_t>(queries) * static_cast<std::size_t>(round_to_lanes(tile.head_dim));
+           static_cast<std::size_t>(queries) * static_cast<std::size_t>(round_to_lanes(tile.value_dim));
 }
 // Floats that folding a segment needs besides: scores, three numbers per query, one block's keys and values widened.
 static constexpr std::size_t fold_floats(const QueryTile& tile) {
     const int queries = tile.rows * tile.group;
     return static_cast<std::size_t>(queries) * kKvBlock + 2 * static_cast<std::size_t>(round_to_lanes(queries)) +
-           2 * static_cast<std::size_t>(round_to_lanes(tile.head_dim)) * kKvBlock;
+           static_cast<std::size_t>(round_to_lanes(tile.key_dim) + round_to_lanes(tile.value_dim)) * kKvBlock;
 }
 
 // A tile over the keys it sees of one segment. Every row must see some of it.
 struct SegmentCall {
     QueryTile tile;
-    std::int64_t position = 0;                 // of the first row
-    std::int64_t window = 0;                   // keys a row sees, itself included; 0 is no limit
+    std::int64_t position = 0;  // of the first row
+    Reach reach;
     std::int64_t segment = 0;                  // positions 512 * segment .. 512 * segment + 511
     const std::byte* const* blocks = nullptr;  // the sequence's table: entry b holds positions 64 b .. 64 b + 63
     std::size_t k_offset = 0, v_offset = 0;    // bytes from a block's start to this head's K and V
-    const float* q = nullptr;                  // head h of row r at r * q_stride + h * head_dim
+    bool latent = false;                       // V is the first value_dim elements of K, which lies as V does
+    const float* q = nullptr;                  // head h of row r at r * q_stride + h * key_dim
     std::int64_t q_stride = 0;
     float scale = 0;
+    float softcap = 0;         // c: a score s becomes c * tanh(s / c); 0: it stays
     float* states = nullptr;   // written whole
     float* scratch = nullptr;  // fold_floats(tile)
 };
@@ -84,20 +87,32 @@ struct Table {
     // One row of activations to bf16, two to a word and padded with zeros to groups of 32: what panel[bf16] then reads
     // instead of floats. Returns false when a rounded element is not finite. Null in every table of the exact results.
     bool (*round_pairs)(const float* x, int cols, std::uint32_t* pairs);
-    // h = silu(gate) * up; h may equal either.
-    void (*silu_mul)(const float* gate, const float* up, float* h, int n);
+    // By GateKind: h = act(gate) * up, or what stands for it; h may equal either.
+    void (*gated[3])(const float* gate, const float* up, float* h, int n);
+    // y = sigmoid(x); y may equal x.
+    void (*sigmoid)(const float* x, int n, float* y);
+    // x = x * sigmoid(gate).
+    void (*sigmoid_mul)(float* x, const float* gate, int n);
+    // x = x within [-bound, bound].
+    void (*clamp)(float* x, float bound, int n);
+    // x = cap * tanh(x / cap).
+    void (*softcap)(float* x, float cap, int n);
     // y = fma(weight, x, y).
     void (*axpy)(float weight, const float* x, float* y, int n);
     // x = x + y.
     void (*add)(float* x, const float* y, int n);
     // The striped sum of squares.
     float (*sum_of_squares)(const float* x, int n);
+    // The striped sum.
+    float (*sum)(const float* x, int n);
+    // y = x - mean; y may equal x. Returns the striped sum of its squares.
+    float (*centre)(const float* x, float mean, float* y, int n);
     // y = (x * r) * w; y may equal x.
     void (*scale_by)(const float* x, float r, const float* w, float* y, int n);
     // p = softmax(logits). Returns false when a logit is not finite.
     bool (*softmax)(const float* logits, int n, float* p);
-    // Half-split rotation of one head in place; x holds 2 * half floats.
-    void (*rotate)(float* x, const float* cos, const float* sin, int half);
+    // By RopePairs: rotation of one head in place; x holds 2 * half floats.
+    void (*rotate[2])(float* x, const float* cos, const float* sin, int half);
 
     // By KvType: rounds n floats to the type.
     void (*narrow[3])(const float* x, std::byte* y, int n);
@@ -105,7 +120,7 @@ struct Table {
     void (*attend[3])(const SegmentCall& call);
     // total = fold of total and the states that follow it.
     void (*merge)(float* total, const float* states, const QueryTile& tile);
-    // y = o / l; head h of row r goes to r * y_stride + h * head_dim.
+    // y = o / l; head h of row r goes to r * y_stride + h * value_dim.
     void (*finish)(const float* total, const QueryTile& tile, float* y, std::int64_t y_stride);
 };
 

@@ -1,6 +1,7 @@
 #include "layers/attention.h"
 
 #include <array>
+#include <span>
 
 #include "base/error.h"
 #include "layers/linear.h"
@@ -9,20 +10,47 @@ namespace moestro::layers {
 
 namespace {
 
-void store(kernels::Compute& compute, const memory::KvPool& kv, int layer, Workspace& work) {
-    memory::block_pointers(kv, layer, work.blocks(), work.scratch.blocks);
-    kernels::kv_append(compute, kv.layout(), work.arrays().k, work.arrays().v, work.batch().positions.data(),
-                       work.scratch.blocks.data(), work.rows());
+void norm_heads(kernels::Compute& compute, const Attention& layer, const Workspace& work) {
+    const WorkShape& shape = work.shape();
+    const WorkArrays& at = work.arrays();
+    const int q_parts = layer.whole_norm ? 1 : shape.heads, k_parts = layer.whole_norm ? 1 : shape.kv_heads;
+    if (layer.q_norm)
+        layer.q_norm.run(compute, at.q, work.rows() * q_parts, shape.heads / q_parts * shape.head_dim, at.q);
+    if (layer.k_norm)
+        layer.k_norm.run(compute, at.k, work.rows() * k_parts, shape.kv_heads / k_parts * shape.head_dim, at.k);
 }
 
-void attend(kernels::Compute& compute, const memory::KvPool& kv, const Attention& attention, Workspace& work) {
+void rotate(kernels::Compute& compute, const Rotation& rotation, const Workspace& work) {
+    const WorkShape& shape = work.shape();
+    const RotaryTable& table = work.rotary(rotation.table);
+    kernels::RopeJob job{.x = work.arrays().q,
+                         .rows = work.rows(),
+                         .heads = shape.heads,
+                         .head_dim = shape.head_dim,
+                         .half = table.half,
+                         .pairs = rotation.pairs};
+    kernels::rope(compute, job, table.cos, table.sin);
+    job.x = work.arrays().k;
+    job.heads = shape.kv_heads;
+    kernels::rope(compute, job, table.cos, table.sin);
+}
+
+}  // namespace
+
+void Attending::run(kernels::Compute& compute, const memory::KvPool& kv, Workspace& work) const {
     const memory::BlockTables batch = work.batch();
-    if (work.any_hole()) memory::require_visible(batch, attention.window);
-    memory::table_pointers(kv, attention.layer, batch.tables, work.scratch.tables);
-    const kernels::AttentionJob job{.layout = kv.layout(),
+    const kernels::KvLayout& layout = kv.layout();
+    memory::block_pointers(kv, layer, work.blocks(), work.scratch.blocks);
+    kernels::kv_append(compute, layout, work.arrays().k, layout.latent ? nullptr : work.arrays().v,
+                       batch.positions.data(), work.scratch.blocks.data(), work.rows());
+    if (work.any_hole()) memory::require_visible(batch, reach);
+    memory::table_pointers(kv, layer, batch.tables, work.scratch.tables);
+    const kernels::AttentionJob job{.layout = layout,
                                     .heads = work.shape().heads,
-                                    .scale = attention.scale,
-                                    .window = attention.window,
+                                    .scale = scale,
+                                    .softcap = softcap,
+                                    .reach = reach,
+                                    .sinks = sinks,
                                     .q = work.arrays().q,
                                     .positions = batch.positions.data(),
                                     .block_tables = work.scratch.tables.data(),
@@ -32,31 +60,33 @@ void attend(kernels::Compute& compute, const memory::KvPool& kv, const Attention
     kernels::attention(compute, job, work.scratch.attention);
 }
 
-}  // namespace
-
 void Attention::run(kernels::Compute& compute, const memory::KvPool& kv, Workspace& work) const {
-    const Workspace::Use use(work, Activity::attention, layer);
+    const Workspace::Use use(work, Activity::attention, over.layer);
     const WorkShape& shape = work.shape();
     const WorkArrays& at = work.arrays();
-    const int rows = work.rows();
-    require(q->spec.cols == shape.hidden && q->spec.rows == shape.heads * shape.head_dim &&
-                k->spec.rows == shape.kv_heads * shape.head_dim && kv.layout().kv_heads == shape.kv_heads &&
-                kv.layout().head_dim == shape.head_dim,
+    const int rows = work.rows(), queries = shape.heads * shape.head_dim, keys = shape.kv_heads * shape.head_dim;
+    require(q->spec.cols == shape.hidden && q->spec.rows == queries && k->spec.rows == keys &&
+                kv.layout().kv_heads == shape.kv_heads && kv.layout().key_dim == shape.head_dim &&
+                !kv.layout().latent && (!gate || shape.wide >= queries),
             ErrorKind::usage, "this workspace is for hidden ", shape.hidden, " and ", shape.heads, " over ",
-            shape.kv_heads, " heads of ", shape.head_dim, ", not for the attention of layer ", layer);
+            shape.kv_heads, " heads of ", shape.head_dim, ", not for the attention of layer ", over.layer);
 
-    input_norm.run(compute, at.x, rows, shape.hidden, at.normed);
-    linear(compute, work, at.normed, rows, std::array{dense(*q, at.q), dense(*k, at.k), dense(*v, at.v)});
-    if (q_norm.weight) q_norm.run(compute, at.q, rows * shape.heads, shape.head_dim, at.q);
-    if (k_norm.weight) k_norm.run(compute, at.k, rows * shape.kv_heads, shape.head_dim, at.k);
-    if (rotary) {
-        kernels::rope(compute, at.q, at.cos, at.sin, rows, shape.heads, shape.head_dim);
-        kernels::rope(compute, at.k, at.cos, at.sin, rows, shape.kv_heads, shape.head_dim);
+    const float* x = branch.input(compute, work);
+    const std::array jobs{dense(*q, at.q), dense(*k, at.k), dense(*v, at.v), dense(gate ? *gate : *q, at.wide)};
+    linear(compute, work, x, rows, std::span(jobs).first(gate ? 4 : 3));
+    if (!norm_last) norm_heads(compute, *this, work);
+    if (clip > 0) {
+        kernels::clamp(compute, at.q, clip, std::int64_t{rows} * queries);
+        kernels::clamp(compute, at.k, clip, std::int64_t{rows} * keys);
+        kernels::clamp(compute, at.v, clip, std::int64_t{rows} * keys);
     }
-    store(compute, kv, layer, work);
-    attend(compute, kv, *this, work);
+    if (rotation) rotate(compute, *rotation, work);
+    if (norm_last) norm_heads(compute, *this, work);
+    if (temperature) kernels::scale_rows(compute, at.q, at.query_factors, rows, queries);
+    over.run(compute, kv, work);
+    if (gate) kernels::sigmoid_mul(compute, at.attended, at.wide, std::int64_t{rows} * queries);
     linear(compute, work, at.attended, rows, std::array{dense(*o, at.branch)});
-    kernels::add(compute, at.x, at.branch, std::int64_t{rows} * shape.hidden);
+    branch.add(compute, work);
 }
 
 }  // namespace moestro::layers

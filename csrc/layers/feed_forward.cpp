@@ -1,5 +1,6 @@
 #include "layers/feed_forward.h"
 
+#include <algorithm>
 #include <array>
 #include <utility>
 
@@ -15,50 +16,70 @@ void require_hidden(const Workspace& work, int hidden, int layer) {
             ", not ", hidden, " as layer ", layer, " has");
 }
 
-void add_branch(kernels::Compute& compute, Workspace& work) {
-    const std::int64_t count = std::int64_t{work.rows()} * work.shape().hidden;
-    kernels::add(compute, work.arrays().x, work.arrays().branch, count);
+// y = mlp(x) for every row.
+void gated_mlp(kernels::Compute& compute, Workspace& work, const kernels::Mlp& mlp, const float* x, float* y) {
+    for (const kernels::Matrix* weight : {&mlp.gate, &mlp.up, &mlp.down}) require_held(*weight);
+    const int rows = work.rows();
+    const bool integer = quant::is_integer(mlp.gate.spec.format) || quant::is_integer(mlp.up.spec.format);
+    work.scratch.activations.prepare(compute, x, rows, mlp.gate.spec.cols, integer);
+    const kernels::ExpertJob job{mlp, {work.arrays().every_row, static_cast<std::size_t>(rows)}, y};
+    kernels::experts(compute, work.scratch.activations, {&job, 1}, work.scratch.mlp);
 }
 
 }  // namespace
 
 void Mlp::run(kernels::Compute& compute, Workspace& work) const {
     const Workspace::Use use(work, Activity::mlp, layer);
-    const WorkArrays& at = work.arrays();
-    const int rows = work.rows(), hidden = gate->spec.cols;
-    require_hidden(work, hidden, layer);
-    for (const kernels::Matrix* weight : {gate, up, down}) require_held(*weight);
-    norm.run(compute, at.x, rows, hidden, at.normed);
-    const bool integer = quant::is_integer(gate->spec.format) || quant::is_integer(up->spec.format);
-    work.scratch.activations.prepare(compute, at.normed, rows, hidden, integer);
-    const kernels::ExpertJob job{{*gate, *up, *down}, {at.every_row, static_cast<std::size_t>(rows)}, at.branch};
-    kernels::experts(compute, work.scratch.activations, {&job, 1}, work.scratch.mlp);
-    add_branch(compute, work);
+    require_hidden(work, gate->spec.cols, layer);
+    gated_mlp(compute, work, {*gate, *up, *down, kind}, branch.input(compute, work), work.arrays().branch);
+    branch.add(compute, work);
 }
 
 void Moe::submit(engine::Runtime& runtime, Workspace& work) const {
     const Workspace::Use use(work, Activity::route, layer);
     kernels::Compute& compute = *runtime.compute();
     const WorkArrays& at = work.arrays();
-    const int rows = work.rows(), experts = router->spec.rows;
+    const WorkShape& shape = work.shape();
+    const int rows = work.rows(), experts = router->spec.rows, top_k = rule.top_k;
     require_hidden(work, router->spec.cols, layer);
     require_hidden(work, runtime.hidden(layer), layer);
-    require(experts <= work.shape().experts && top_k <= work.shape().top_k, ErrorKind::usage, "this workspace is for ",
-            work.shape().experts, " experts and top_k ", work.shape().top_k, ", not ", experts, " and ", top_k,
-            " as layer ", layer, " has");
-    norm.run(compute, at.x, rows, work.shape().hidden, at.normed);
-    linear(compute, work, at.normed, rows, std::array{dense(*router, at.logits)});
-    kernels::route_softmax_topk(compute, at.logits, rows, experts, top_k, normalise, at.ids, at.weights,
-                                work.scratch.router);
+    require(experts <= shape.experts && top_k <= shape.top_k && (shape.shared || !shared_gate) &&
+                (shape.weighed || !weigh_input),
+            ErrorKind::usage, "this workspace is for ", shape.experts, " experts and top_k ", shape.top_k, ", not ",
+            experts, " and ", top_k, " as layer ", layer, " has, or not for shared or weighed experts");
+    const float* x = branch.input(compute, work);
+    linear(compute, work, x, rows, std::array{dense(*router, at.logits)});
+    kernels::route(compute, rule, at.logits, rows, experts, at.ids, at.weights, work.scratch.router);
     work.routed = top_k;
-    work.experts = runtime.submit_experts(layer, at.normed, rows, at.ids, at.weights, top_k);
+    const float* read = x;
+    if (weigh_input) {
+        std::copy_n(x, std::int64_t{rows} * shape.hidden, at.weighed);
+        kernels::scale_rows(compute, at.weighed, at.weights, rows, shape.hidden);
+        std::fill_n(at.weights, rows, 1.0f);
+        read = at.weighed;
+    }
+    work.experts = runtime.submit_experts(layer, read, rows, at.ids, at.weights, top_k, at.logits);
+    if (shared_gate) run_shared(compute, work, x);
+}
+
+void Moe::run_shared(kernels::Compute& compute, Workspace& work, const float* x) const {
+    const WorkArrays& at = work.arrays();
+    gated_mlp(compute, work, {*shared_gate, *shared_up, *shared_down, kind}, x, at.shared);
+    if (!shared_weight) return;
+    linear(compute, work, x, work.rows(), std::array{dense(*shared_weight, at.shared_logits)});
+    kernels::scale_rows_by_sigmoid(compute, at.shared, at.shared_logits, work.rows(), work.shape().hidden);
 }
 
 void Moe::wait(engine::Runtime& runtime, Workspace& work) const {
     const Workspace::Use use(work);  // the runtime records what it computes and waits for
+    kernels::Compute& compute = *runtime.compute();
+    const WorkArrays& at = work.arrays();
+    const std::int64_t count = std::int64_t{work.rows()} * work.shape().hidden;
     engine::Ticket ticket = std::move(work.experts);
-    runtime.wait(ticket, work.arrays().branch);
-    add_branch(*runtime.compute(), work);
+    runtime.wait(ticket, at.branch);
+    if (shared_gate) kernels::add(compute, at.branch, at.shared, count);
+    if (average) kernels::scale(compute, at.branch, 0.5f, count);
+    branch.add(compute, work);
 }
 
 }  // namespace moestro::layers

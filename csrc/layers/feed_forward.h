@@ -2,7 +2,7 @@
 #pragma once
 
 #include "engine/runtime.h"
-#include "layers/norm.h"
+#include "layers/branch.h"
 #include "layers/workspace.h"
 
 namespace moestro::layers {
@@ -11,9 +11,10 @@ namespace moestro::layers {
 // shape, and Error(numeric).
 struct Mlp {
     int layer = 0;
-    Norm norm;
+    Branch branch;
     const kernels::Matrix *gate = nullptr, *up = nullptr;  // [intermediate, hidden]
     const kernels::Matrix* down = nullptr;                 // [hidden, intermediate]
+    kernels::GateKind kind = kernels::GateKind::silu;
 
     // work.x += mlp(norm(work.x)).
     void run(kernels::Compute& compute, Workspace& work) const;
@@ -21,16 +22,26 @@ struct Mlp {
 
 struct Moe {
     int layer = 0;  // of the runtime
-    Norm norm;
+    Branch branch;
     const kernels::Matrix* router = nullptr;  // [experts, hidden], f32
-    int top_k = 0;
-    bool normalise = false;
+    kernels::RouterRule rule;
+    bool weigh_input = false;  // the router's weight multiplies what its one expert reads, not what it makes
+    // Of a shared expert, beside the others; null where there is none. Its output may be multiplied by the sigmoid of
+    // shared_weight [1, hidden], and half of the sum be taken.
+    const kernels::Matrix *shared_gate = nullptr, *shared_up = nullptr, *shared_down = nullptr;
+    const kernels::Matrix* shared_weight = nullptr;  // f32; may be null
+    kernels::GateKind kind = kernels::GateKind::silu;
+    bool average = false;
 
-    // Routes norm(work.x) and submits it: the layer's experts are pinned or on their way when this returns.
+    // Routes norm(work.x) and submits it: the layer's experts are pinned or on their way when this returns. Then the
+    // shared expert is computed, while they come.
     void submit(engine::Runtime& runtime, Workspace& work) const;
     // work.x += what was submitted. Throws the first failed load, named; the runtime stays usable. Throws Error(usage)
     // when nothing was submitted, or its step is over.
     void wait(engine::Runtime& runtime, Workspace& work) const;
+
+  private:
+    void run_shared(kernels::Compute& compute, Workspace& work, const float* x) const;
 };
 
 }  // namespace moestro::layers

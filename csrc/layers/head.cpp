@@ -30,11 +30,14 @@ void Head::run(kernels::Compute& compute, Workspace& work, std::span<const std::
     norm.run(compute, normed, rows, hidden, normed);
     std::vector<kernels::LinearJob>& jobs = work.scratch.head;
     jobs.clear();
+    float* at = logits;
     for (const kernels::Matrix* slice : slices) {
-        jobs.push_back({*slice, logits, width});
-        logits += slice->spec.rows;
+        jobs.push_back({*slice, at, width});
+        at += slice->spec.rows;
     }
     linear(compute, work, normed, rows, jobs);
+    if (multiplier != 1) kernels::scale(compute, logits, multiplier, std::int64_t{rows} * width);
+    if (softcap > 0) kernels::softcap(compute, logits, softcap, std::int64_t{rows} * width);
 }
 
 }  // namespace moestro::layers

@@ -14,6 +14,8 @@ namespace moestro::layers {
 struct Head {
     Norm norm;
     std::vector<const kernels::Matrix*> slices;  // consecutive rows
+    float multiplier = 1;                        // of logits
+    float softcap = 0;                           // c: a logit l becomes c * tanh(l / c); 0: it stays
 
     int vocab() const;
     // logits [chosen.size(), vocab] of norm(work.x) in the chosen rows, in their order. Throws Error(usage) for a row

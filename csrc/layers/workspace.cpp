@@ -13,20 +13,42 @@ namespace {
 
 constexpr std::size_t kAlignment = 64;
 
+std::vector<int> rotary_halves(const WorkShape& shape) {
+    return shape.rotary_halves.empty() ? std::vector<int>{shape.head_dim / 2} : shape.rotary_halves;
+}
+
 // Calls take(array, bytes of a row) for every array, in the order they lie in memory.
 template <class Take>
-void for_arrays(const WorkShape& shape, WorkArrays& arrays, const Take& take) {
+void for_arrays(const WorkShape& shape, WorkArrays& arrays, std::vector<RotaryTable>& rotary, const Take& take) {
     const auto floats = [&](float*& array, std::int64_t width) { take(array, width * std::int64_t{sizeof(float)}); };
     const std::int64_t hidden = shape.hidden, queries = std::int64_t{shape.heads} * shape.head_dim,
                        keys = std::int64_t{shape.kv_heads} * shape.head_dim;
     for (float** array : {&arrays.x, &arrays.normed, &arrays.branch}) floats(*array, hidden);
-    for (float** array : {&arrays.q, &arrays.attended}) floats(*array, queries);
-    for (float** array : {&arrays.k, &arrays.v}) floats(*array, keys);
-    for (float** array : {&arrays.cos, &arrays.sin}) floats(*array, shape.head_dim / 2);
+    floats(arrays.q, queries);
+    floats(arrays.attended, std::int64_t{shape.heads} * shape.values());
+    floats(arrays.k, keys);
+    floats(arrays.v, std::int64_t{shape.kv_heads} * shape.values());
+    floats(arrays.wide, shape.wide);
+    floats(arrays.narrow, shape.narrow);
+    floats(arrays.by_head, shape.by_head);
+    floats(arrays.shared, shape.shared ? hidden : 0);
+    floats(arrays.shared_logits, shape.shared ? 1 : 0);
+    floats(arrays.weighed, shape.weighed ? hidden : 0);
+    floats(arrays.query_factors, shape.query_factors ? 1 : 0);
+    for (RotaryTable& table : rotary) {
+        floats(table.cos, table.half);
+        floats(table.sin, table.half);
+    }
     floats(arrays.logits, shape.experts);
     floats(arrays.weights, shape.top_k);
     take(arrays.ids, shape.top_k * std::int64_t{sizeof(std::int32_t)});
     take(arrays.every_row, std::int64_t{sizeof(std::int32_t)});
+}
+
+std::vector<RotaryTable> tables_of(const WorkShape& shape) {
+    std::vector<RotaryTable> tables;
+    for (const int half : rotary_halves(shape)) tables.push_back({half});
+    return tables;
 }
 
 Nanos now() {
@@ -38,7 +60,8 @@ Nanos now() {
 std::size_t Workspace::bytes(const WorkShape& shape, std::int64_t max_rows) {
     std::size_t bytes = 0;
     WorkArrays none;
-    for_arrays(shape, none, [&](auto*&, std::int64_t row_bytes) {
+    std::vector<RotaryTable> tables = tables_of(shape);
+    for_arrays(shape, none, tables, [&](auto*&, std::int64_t row_bytes) {
         bytes += round_up(static_cast<std::size_t>(row_bytes * max_rows), kAlignment);
     });
     return round_up(bytes, kPageBytes);
@@ -52,9 +75,13 @@ Workspace::Workspace(const WorkShape& shape, int max_rows) : shape_(shape), max_
             shape.head_dim);
     require(0 <= shape.top_k && shape.top_k <= shape.experts, ErrorKind::usage, "argument top_k: expected 0 to ",
             shape.experts, ", the number of experts; got ", shape.top_k);
+    rotary_ = tables_of(shape);
+    for (const RotaryTable& table : rotary_)
+        require(table.half > 0 && 2 * table.half <= shape.head_dim, ErrorKind::usage,
+                "argument rotary_halves: expected 1 to ", shape.head_dim / 2, "; got ", table.half);
     memory_ = PageBuffer(bytes(shape, max_rows));
     std::byte* at = memory_.data();
-    for_arrays(shape, arrays_, [&](auto*& array, std::int64_t row_bytes) {
+    for_arrays(shape, arrays_, rotary_, [&](auto*& array, std::int64_t row_bytes) {
         array = reinterpret_cast<std::remove_reference_t<decltype(array)>>(at);
         at += round_up(static_cast<std::size_t>(row_bytes * max_rows), kAlignment);
     });
@@ -72,6 +99,7 @@ void Workspace::begin(const StepPlaces& places) {
     require(rows >= 1 && rows <= static_cast<std::size_t>(max_rows_), ErrorKind::usage, "a step has 1 to ", max_rows_,
             " rows in this workspace; got ", rows);
     MOESTRO_CHECK(places.batch.begins.size() == rows && places.blocks.size() == rows);
+    MOESTRO_CHECK(places.rotary.size() == rotary_.size() && (places.query_factors || !shape_.query_factors));
     memory::require_positions(places.batch.positions);
     memory::require_inside(places.batch);
     positions_.assign(places.batch.positions.begin(), places.batch.positions.end());
@@ -81,8 +109,11 @@ void Workspace::begin(const StepPlaces& places) {
     any_hole_ = std::find(tables_.begin(), tables_.end(), memory::kNoBlock) != tables_.end();
     routed = 0;
     experts = {};
-    kernels::rope_table(positions_.data(), places.inv_freq, places.per_row, places.attention_factor,
-                        static_cast<int>(rows), shape_.head_dim / 2, arrays_.cos, arrays_.sin);
+    for (std::size_t i = 0; i < rotary_.size(); ++i)
+        kernels::rope_table(positions_.data(), places.rotary[i].inv_freq, places.rotary[i].per_row,
+                            places.rotary[i].attention_factor, static_cast<int>(rows), rotary_[i].half, rotary_[i].cos,
+                            rotary_[i].sin);
+    if (shape_.query_factors) std::copy_n(places.query_factors, rows, arrays_.query_factors);
 }
 
 Workspace::Use::Use(Workspace& work, std::optional<Activity> activity, int layer)

@@ -21,8 +21,25 @@ namespace moestro::layers {
 // Sizes of a model that its work arrays depend on.
 struct WorkShape {
     int hidden = 0;
-    int heads = 0, kv_heads = 0, head_dim = 0;  // head_dim is even
+    int heads = 0, kv_heads = 0, head_dim = 0;  // head_dim: of queries and keys, even
     int experts = 0, top_k = 0;                 // the most of any layer; 0 in a dense model
+    // What only some models need is 0 in the others:
+    int value_dim = 0;  // of values; 0: head_dim
+    std::vector<int> rotary_halves =
+        {};                      // of every rotary embedding, half of the dimensions it turns; none: head_dim / 2
+    int wide = 0, narrow = 0;    // columns of linears between others: attention gates, queries of latents
+    int by_head = 0;             // columns of what goes through one matrix per head
+    bool shared = false;         // some layer has a shared expert
+    bool weighed = false;        // some layer multiplies what its experts read by the router's weights
+    bool query_factors = false;  // queries grow with their positions
+
+    int values() const { return value_dim ? value_dim : head_dim; }
+};
+
+// Of one rotary embedding: [rows, half] each.
+struct RotaryTable {
+    int half = 0;
+    float *cos = nullptr, *sin = nullptr;
 };
 
 // Arrays of [rows, width] for the rows of a step, dense. Pointers stay the same as long as the workspace.
@@ -32,10 +49,15 @@ struct WorkArrays {
     float* branch = nullptr;            // [rows, hidden]: what a branch adds
     float* q = nullptr;                 // [rows, heads * head_dim]
     float* k = nullptr;                 // [rows, kv_heads * head_dim]
-    float* v = nullptr;                 // [rows, kv_heads * head_dim]
-    float* attended = nullptr;          // [rows, heads * head_dim]
-    float* cos = nullptr;               // [rows, head_dim / 2]
-    float* sin = nullptr;               // [rows, head_dim / 2]
+    float* v = nullptr;                 // [rows, kv_heads * value_dim]
+    float* attended = nullptr;          // [rows, heads * value_dim]
+    float* wide = nullptr;              // [rows, wide]
+    float* narrow = nullptr;            // [rows, narrow]
+    float* by_head = nullptr;           // [rows, by_head]
+    float* shared = nullptr;            // [rows, hidden]: what a shared expert adds
+    float* shared_logits = nullptr;     // [rows]
+    float* weighed = nullptr;           // [rows, hidden]
+    float* query_factors = nullptr;     // [rows]
     float* logits = nullptr;            // [rows, experts]: of a router
     float* weights = nullptr;           // [rows, top_k]
     std::int32_t* ids = nullptr;        // [rows, top_k]
@@ -46,10 +68,14 @@ struct WorkArrays {
 struct StepPlaces {
     memory::BlockTables batch;
     std::span<const memory::BlockId> blocks;  // [rows]: the block that takes a row's key and value
-    // Of the rotary embedding: [half], or [rows, half] when per_row; cos and sin are multiplied by the factor.
-    const float* inv_freq = nullptr;
-    bool per_row = false;
-    float attention_factor = 1.0f;
+    // Of every rotary embedding: [half], or [rows, half] when per_row; cos and sin are multiplied by the factor.
+    struct Rotary {
+        const float* inv_freq = nullptr;
+        bool per_row = false;
+        float attention_factor = 1.0f;
+    };
+    std::span<const Rotary> rotary;
+    const float* query_factors = nullptr;  // [rows], where the workspace has room for them
 };
 
 // One thread at a time.
@@ -71,6 +97,8 @@ class Workspace {
     const WorkShape& shape() const { return shape_; }
     int max_rows() const { return max_rows_; }
     const WorkArrays& arrays() const { return arrays_; }
+    const RotaryTable& rotary(int table) const { return rotary_[static_cast<std::size_t>(table)]; }
+    int rotary_tables() const { return static_cast<int>(rotary_.size()); }
 
     // Of the arrays. What `scratch` and the places grow to is the sum of their parts.
     static std::size_t bytes(const WorkShape& shape, std::int64_t max_rows);
@@ -109,6 +137,7 @@ class Workspace {
     const int max_rows_;
     PageBuffer memory_;
     WorkArrays arrays_;
+    std::vector<RotaryTable> rotary_;
 
     std::vector<std::int64_t> positions_, begins_;  // [rows]
     std::vector<memory::BlockId> tables_, blocks_;

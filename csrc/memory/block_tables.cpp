@@ -27,10 +27,10 @@ void require_inside(const BlockTables& batch) {
     }
 }
 
-void require_visible(const BlockTables& batch, std::int64_t window) {
+void require_visible(const BlockTables& batch, const kernels::Reach& reach) {
     for (std::size_t row = 0; row < batch.positions.size(); ++row) {
         const std::int64_t position = batch.positions[row];
-        const std::int64_t oldest = window > 0 ? std::max<std::int64_t>(0, position - window + 1) : 0;
+        const std::int64_t oldest = reach.first(position);
         const BlockId* table = batch.tables.data() + batch.begins[row];
         const BlockId* end = table + position / kernels::kKvBlock + 1;
         const BlockId* hole = std::find(table + oldest / kernels::kKvBlock, end, kNoBlock);

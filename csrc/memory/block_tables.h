@@ -24,7 +24,7 @@ void require_positions(std::span<const std::int64_t> positions);
 // Every row's blocks must lie inside the tables.
 void require_inside(const BlockTables& batch);
 // And those it looks at must exist. window: keys seen, 0 = all.
-void require_visible(const BlockTables& batch, std::int64_t window);
+void require_visible(const BlockTables& batch, const kernels::Reach& reach);
 
 // The layer's part of every block. Throws Error(usage) for a block that is not in use.
 void block_pointers(const KvPool& pool, int layer, std::span<const BlockId> blocks, std::vector<std::byte*>& pointers);

@@ -20,9 +20,9 @@ KvPool::KvPool(const kernels::KvLayout& layout, int layers, std::shared_ptr<Ledg
       block_bytes_(round_up(layout.block_bytes() * static_cast<std::size_t>(layers), kPageBytes)),
       ledger_(std::move(ledger)),
       lender_(lender) {
-    require(layers >= 1 && layout.kv_heads >= 1 && layout.head_dim >= 1, ErrorKind::usage,
+    require(layers >= 1 && layout.kv_heads >= 1 && layout.key_dim >= 1 && layout.value_dim >= 1, ErrorKind::usage,
             "a KV pool needs at least one layer, head and channel; got ", layers, " layers of ", layout.kv_heads,
-            " heads of ", layout.head_dim, " channels");
+            " heads of ", layout.key_dim, " and ", layout.value_dim, " channels");
 }
 
 KvPool::~KvPool() {

@@ -148,4 +148,58 @@ void pack(const Source& source, const MatrixSpec& spec, std::byte* destination, 
     }
 }
 
+namespace {
+
+float widened(const std::byte* at, SourceType type) {
+    std::uint16_t half = 0;
+    float wide = 0;
+    if (type == SourceType::f32)
+        std::memcpy(&wide, at, sizeof wide);
+    else
+        std::memcpy(&half, at, sizeof half);
+    return type == SourceType::f32 ? wide : type == SourceType::bf16 ? widen(Bf16{half}) : widen(F16{half});
+}
+
+// One column of one panel: `lanes` elements, zeros behind them.
+void pack_column(const std::byte* column, SourceType type, std::int32_t step, int lanes, Format format,
+                 std::byte* out) {
+    const std::size_t size = bytes(type), out_size = format == Format::f32 ? 4 : 2;
+    const bool same =
+        (type == SourceType::f32 && format == Format::f32) || (type == SourceType::bf16 && format == Format::bf16);
+    for (int lane = 0; lane < lanes; ++lane, out += out_size) {
+        const std::byte* at = column + static_cast<std::ptrdiff_t>(lane) * step * static_cast<std::ptrdiff_t>(size);
+        if (same) {
+            std::memcpy(out, at, size);
+        } else if (format == Format::f32) {
+            const float value = widened(at, type);
+            std::memcpy(out, &value, sizeof value);
+        } else {
+            const Bf16 value = to_bf16(widened(at, type));
+            std::memcpy(out, &value, sizeof value);
+        }
+    }
+    std::memset(out, 0, static_cast<std::size_t>(kTile - lanes) * out_size);
+}
+
+}  // namespace
+
+void pack_columns(const Columns& columns, const MatrixSpec& spec, std::byte* destination) {
+    MOESTRO_CHECK(!is_integer(spec.format) && spec.panel_rows() == kTile);
+    MOESTRO_CHECK(0 <= columns.first && columns.first + columns.count <= spec.cols);
+    const DefaultFloatEnvironment environment;
+    const std::size_t size = bytes(columns.type), line = kTile * (spec.format == Format::f32 ? 4u : 2u);
+    const int last = columns.first + columns.count, end = last == spec.cols ? spec.padded_cols() : last;
+    for (int panel = 0; panel < spec.panels(); ++panel) {
+        std::byte* out = destination + static_cast<std::size_t>(panel) * spec.panel_bytes();
+        const int lanes = std::min(kTile, spec.rows - panel * kTile);
+        const std::byte* in =
+            columns.data + static_cast<std::size_t>(panel) * kTile * static_cast<std::size_t>(columns.step) * size;
+        for (int k = columns.first; k < last; ++k)
+            pack_column(
+                in + static_cast<std::size_t>(k - columns.first) * static_cast<std::size_t>(columns.stride) * size,
+                columns.type, columns.step, lanes, spec.format, out + static_cast<std::size_t>(k) * line);
+        std::memset(out + static_cast<std::size_t>(last) * line, 0, static_cast<std::size_t>(end - last) * line);
+    }
+}
+
 }  // namespace moestro::quant

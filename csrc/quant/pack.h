@@ -28,6 +28,20 @@ ScaleType choose_scale_type(const Source& source, Format format);
 // Throws Error(numeric) for a non-finite weight in an integer format.
 void pack(const Source& source, const MatrixSpec& spec, std::byte* destination, int panel_begin, int panel_end);
 
+// Columns [first, first + count) of a matrix [rows, cols] whose column k lies at data + (k - first) * stride, an
+// element every `step` elements.
+struct Columns {
+    const std::byte* data = nullptr;
+    SourceType type = SourceType::f32;
+    std::int32_t first = 0, count = 0;
+    std::int64_t stride = 0;  // elements
+    std::int32_t step = 1;    // elements
+};
+
+// Packs these columns of every panel of `destination`, a whole matrix of a float format, as pack() does. With the last
+// column comes the padding after it.
+void pack_columns(const Columns& columns, const MatrixSpec& spec, std::byte* destination);
+
 // The exact value of every weight, [rows, cols] row-major.
 void unpack(const std::byte* packed, const MatrixSpec& spec, float* destination);
 

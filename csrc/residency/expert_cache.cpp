@@ -56,6 +56,7 @@ ExpertCache::ExpertCache(std::shared_ptr<const store::Catalog> catalog, std::sha
             bytes_text(largest_slot_), "; it was given ", bytes_text(limit), " in at most ", max_slots, " slots");
     const std::size_t slots = static_cast<std::size_t>(std::min(max_slots, catalog_->experts()));
     useful_ = std::max(minimum(), std::min<std::size_t>(catalog_->record_bytes(), slots * largest_slot_));
+    eviction_->on_capacity(this->slots());
 }
 
 Pin ExpertCache::pin(ExpertId id) {
@@ -103,7 +104,7 @@ bool ExpertCache::start_load(ExpertId id, bool urgent) {
     MOESTRO_CHECK(entry.state == State::absent);
     if (!slots_.would_fit(size_class(id), evictable_bytes_, evictable_)) return false;
     std::optional<memory::Slot> slot;
-    while (!(slot = slots_.take(size_class(id)))) MOESTRO_CHECK(evict_one());
+    while (!(slot = slots_.take(size_class(id)))) MOESTRO_CHECK(evict_one(id));
     entry.slot = *slot;
     entry.submitted = clock_.now();
     if (loading_ == 0) busy_since_ = entry.submitted;
@@ -114,9 +115,9 @@ bool ExpertCache::start_load(ExpertId id, bool urgent) {
     return true;
 }
 
-bool ExpertCache::evict_one() {
+bool ExpertCache::evict_one(std::optional<ExpertId> incoming) {
     if (evictable_ == 0) return false;
-    const std::optional<ExpertId> victim = eviction_->victim(may_evict_);
+    const std::optional<ExpertId> victim = eviction_->victim(may_evict_, incoming);
     if (!victim) return false;
     Entry& entry = entries_[number(*victim)];
     MOESTRO_CHECK(evictable(entry));
@@ -178,8 +179,10 @@ void ExpertCache::record(int number, const Entry& entry, Nanos now) {
 bool ExpertCache::set_limit(std::size_t bytes) {
     if (bytes < minimum() || immovable_bytes() > bytes) return false;
     while (slots_.bytes_in_use() > bytes)
-        if (!evict_one()) wait();  // a load nobody waits for will end
-    return slots_.set_limit(bytes);
+        if (!evict_one(std::nullopt)) wait();  // a load nobody waits for will end
+    if (!slots_.set_limit(bytes)) return false;
+    eviction_->on_capacity(slots());
+    return true;
 }
 
 // In slots that neither eviction nor waiting frees.
@@ -208,7 +211,7 @@ void ExpertCache::check_integrity() const {
     MOESTRO_CHECK(static_cast<std::size_t>(loading_) == source_->in_flight());
     MOESTRO_CHECK(loading_ + resident_ == slots_.slots_in_use());
     MOESTRO_CHECK(slots_.bytes_in_use() <= limit() && limit() >= minimum());
-    const std::optional<ExpertId> victim = eviction_->victim(may_evict_);
+    const std::optional<ExpertId> victim = eviction_->victim(may_evict_, std::nullopt);
     MOESTRO_CHECK(victim.has_value() == (evictable_ > 0));
 }
 

@@ -6,6 +6,7 @@
 #include <functional>
 #include <memory>
 #include <optional>
+#include <span>
 #include <utility>
 #include <vector>
 
@@ -85,7 +86,11 @@ class ExpertCache {
     // Reads are recorded there from now on.
     void set_trace(TraceRing* trace) { trace_ = trace; }
 
-    // For policies: an accepted token used the expert.
+    // For policies: an accepted token's turn, what a router thought of an accepted token's best experts, where they
+    // want to know, and that it used an expert.
+    void token() { eviction_->on_token(); }
+    bool wants_scores() const { return eviction_->wants_scores(); }
+    void scored(int layer, std::span<const policy::ScoredExpert> best) { eviction_->on_scores(layer, best); }
     void used(ExpertId id) { eviction_->on_use(id); }
 
     // Shrinks or grows while running. False, and the limit unchanged, when pinned records do not fit the new one, or
@@ -123,7 +128,7 @@ class ExpertCache {
     void move(Entry& entry, State to);
     void count(const Entry& entry, int sign);
     void unpin(int number) noexcept;
-    bool evict_one();
+    bool evict_one(std::optional<ExpertId> incoming);
     void release_slot(ExpertId id, Entry& entry, State to);
     void take_in();
     void record(int number, const Entry& entry, Nanos now);

@@ -26,6 +26,9 @@ void check_parts(const ExpertLayer& layer) {
     std::size_t end = 0;
     for (std::size_t i = 0; i < parts.size(); ++i) {
         const Part& part = *parts[i];
+        const std::size_t values = static_cast<std::size_t>(layer.experts()) * static_cast<std::size_t>(part.spec.rows);
+        require(layer.biases[i].empty() || layer.biases[i].size() == values, ErrorKind::usage, "layer ", layer.layer,
+                ": biases of ", kPartNames[i], ": expected ", values, " values; got ", layer.biases[i].size());
         require(part.offset >= end && fits_record(part, layer.record_bytes), ErrorKind::usage, "layer ", layer.layer,
                 ": ", kPartNames[i], " of ", part.spec.bytes(), " bytes at offset ", part.offset,
                 " does not fit a record of ", layer.record_bytes,
@@ -53,7 +56,8 @@ void check_slices(const ExpertLayer& layer, int expert, const Files& files) {
                 spec.cols, "] was expected; got [", slice.rows, ", ", slice.cols, "]");
         require(!quant::is_integer(spec.format), ErrorKind::usage, what,
                 ": a checkpoint in place runs as f32 or bf16, not as ", quant::name(spec.format), ": pack it first");
-        require_inside(*file_at(files, slice.file), slice.offset, slice.bytes(), what);
+        require_slice(what, slice);
+        require_inside(*file_at(files, slice.file), slice.offset, slice.span(), what);
     }
 }
 

@@ -7,6 +7,7 @@
 #include <vector>
 
 #include "base/types.h"
+#include "kernels/ops.h"
 #include "store/records.h"
 
 namespace moestro::store {
@@ -18,6 +19,15 @@ struct ExpertLayer {
     std::size_t record_bytes = 0;                    // slot size: multiple of 4096
     std::vector<RecordExtent> records;               // [num_experts]: a packed store
     std::vector<std::array<TensorSlice, 3>> slices;  // [num_experts]: a checkpoint in place
+    kernels::GateKind kind = kernels::GateKind::silu;
+    // [num_experts, rows] of each part, or empty; they stay in memory.
+    std::array<std::vector<float>, 3> biases;
+
+    const float* bias(int part, int expert) const {
+        const std::vector<float>& all = biases[static_cast<std::size_t>(part)];
+        return all.empty() ? nullptr
+                           : all.data() + std::ptrdiff_t{expert} * parts()[static_cast<std::size_t>(part)]->spec.rows;
+    }
 
     int experts() const { return static_cast<int>(records.empty() ? slices.size() : records.size()); }
     bool packed() const { return !records.empty(); }

@@ -17,7 +17,8 @@ class CheckpointSource final : public RecordSource {
         : records_(std::move(records)), rows_(reader, staging, pool, clock) {
         // Now, and never when a record was given its slot and nobody could tell its cache any more.
         for (int number = 0; number < records_->count(); ++number)
-            for (int index = 0; index < records_->slices(number); ++index) rows_.require_room(job(number, index));
+            for (int index = 0; index < records_->slices(number); ++index)
+                rows_.require_room(jobs(number, index, nullptr).front());
     }
 
     void start(int number, std::byte* slot, bool urgent) override {
@@ -27,15 +28,14 @@ class CheckpointSource final : public RecordSource {
         }
         const std::size_t record = free_.back();
         free_.pop_back();
-        const int slices = records_->slices(number);
-        pending_[record] = {number, slices, {}};
-        for (int index = 0; index < slices; ++index) {
-            RowJob rows = job(number, index);
-            const Part into = records_->slice(number, index).into;
-            rows.consume = pack_into(into.spec, slot + into.offset);
-            rows.tag = record << kIndexBits | static_cast<std::uint64_t>(index);
-            rows.urgent = urgent;
-            rows_.push(std::move(rows));
+        pending_[record] = {number, 0, {}};
+        for (int index = 0; index < records_->slices(number); ++index) {
+            for (RowJob& job : jobs(number, index, slot)) {
+                job.tag = record << kIndexBits | static_cast<std::uint64_t>(index);
+                job.urgent = urgent;
+                rows_.push(std::move(job));
+                ++pending_[record].jobs_left;
+            }
         }
     }
 
@@ -58,16 +58,14 @@ class CheckpointSource final : public RecordSource {
     static constexpr int kIndexBits = 16;
     struct Pending {
         int number = -1;
-        int slices_left = 0;
+        int jobs_left = 0;
         std::optional<Error> error;
     };
 
-    RowJob job(int number, int index) const {
+    std::vector<RowJob> jobs(int number, int index, std::byte* slot) const {
         const auto [from, into] = records_->slice(number, index);
-        return {.file = records_->files()[static_cast<std::size_t>(from.file)],
-                .slice = from,
-                .panel_rows = into.spec.panel_rows(),
-                .consume = {}};
+        return packing_jobs(records_->files()[static_cast<std::size_t>(from.file)], from, into.spec,
+                            slot ? slot + into.offset : nullptr);
     }
 
     void deliver(std::vector<Arrival>& out) {
@@ -79,7 +77,7 @@ class CheckpointSource final : public RecordSource {
                 pending.error = with_context(
                     text(records_->name(pending.number), ", ", records_->slice_name(pending.number, index)),
                     *done.error);
-            if (--pending.slices_left > 0) continue;
+            if (--pending.jobs_left > 0) continue;
             out.push_back({pending.number, std::move(pending.error)});
             free_.push_back(record);
         }

@@ -15,15 +15,45 @@ namespace moestro::store {
 
 using Files = std::vector<std::shared_ptr<const io::File>>;
 
-// Where one source matrix lies: row-major contiguous, possibly unaligned.
+// Where one source matrix lies, possibly unaligned: row-major contiguous, or as columns of a wider table, or a stack of
+// such matrices.
 struct TensorSlice {
     int file = 0;
     std::uint64_t offset = 0;
     quant::SourceType type = quant::SourceType::bf16;
     std::int32_t rows = 0, cols = 0;
 
-    std::size_t row_bytes() const { return static_cast<std::size_t>(cols) * quant::bytes(type); }
-    std::uint64_t bytes() const { return static_cast<std::uint64_t>(rows) * row_bytes(); }
+    // Above 0: element (n, k) is element k * column_stride + n * column_step from `offset` on.
+    std::int64_t column_stride = 0;
+    std::int32_t column_step = 1;
+    // Above 1: so many matrices of stack_rows rows, stack_bytes apart, are one together; `rows` counts them all, each
+    // padded with zeros to as many.
+    std::int32_t stack = 1, stack_rows = 0;
+    std::uint64_t stack_bytes = 0;
+
+    // The matrix is read by lines: rows, or columns of the table.
+    bool by_columns() const { return column_stride > 0; }
+    std::int32_t lines() const { return by_columns() ? cols : rows; }
+    std::size_t line_bytes() const {  // from one line to the next
+        return static_cast<std::size_t>(by_columns() ? column_stride : cols) * quant::bytes(type);
+    }
+    std::size_t last_line_bytes() const {  // what is used of a line
+        const std::int64_t used = by_columns() ? std::int64_t{rows - 1} * column_step + 1 : cols;
+        return static_cast<std::size_t>(used) * quant::bytes(type);
+    }
+    // From its first byte to behind its last one, in the file.
+    std::uint64_t span() const {
+        if (stack > 1) return static_cast<std::uint64_t>(stack - 1) * stack_bytes + block(0).span();
+        return static_cast<std::uint64_t>(lines() - 1) * line_bytes() + last_line_bytes();
+    }
+    // One matrix of a stack.
+    TensorSlice block(std::int32_t number) const {
+        TensorSlice one = *this;
+        one.offset += static_cast<std::uint64_t>(number) * stack_bytes;
+        if (stack > 1) one.rows = stack_rows;
+        one.stack = 1;
+        return one;
+    }
 };
 
 // One packed record on disk.
@@ -33,6 +63,9 @@ struct RecordExtent {
     std::size_t bytes = 0;     // multiple of 4096
     std::uint64_t checksum = 0;
 };
+
+// Throws Error(usage) beginning with `what` for strides and stacks that make no sense.
+void require_slice(const std::string& what, const TensorSlice& slice);
 
 // A part of a record: where its packed matrix starts.
 struct Part {

@@ -1,5 +1,5 @@
-// Reads row-major matrices in chunks of whole rows through staging, many chunks in flight, and hands the rows on as
-// they come. No copy larger than staging ever exists, whatever the size of the matrix.
+// Reads matrices in chunks of whole lines (rows, or the columns of a table) through staging, many chunks in flight, and
+// hands the lines on as they come. No copy larger than staging ever exists, whatever the size of the matrix.
 #pragma once
 
 #include <cstdint>
@@ -23,11 +23,11 @@ namespace moestro::store {
 // One matrix to read.
 struct RowJob {
     std::shared_ptr<const io::File> file;
-    TensorSlice slice;
+    TensorSlice slice;            // no stack
     std::int32_t panel_rows = 1;  // pieces are multiples of this many rows, but for the matrix's last one
-    // Called for every row exactly once, in any order, from several threads at once; `rows` is valid during the call.
-    // What it throws fails the job.
-    std::function<void(const quant::Source& rows, std::int32_t row_begin)> consume;
+    // Called for every line exactly once, in any order, from several threads at once, with where some of them lie,
+    // valid during the call, how many, and the first one's number. What it throws fails the job.
+    std::function<void(const std::byte* lines, std::int32_t count, std::int32_t first)> consume;
     std::uint64_t tag = 0;
     bool urgent = false;
 };
@@ -38,9 +38,13 @@ struct RowsDone {
     std::optional<Error> error;
 };
 
-// The job that packs into `destination` (a whole matrix of `spec`).
-std::function<void(const quant::Source&, std::int32_t)> pack_into(const quant::MatrixSpec& spec,
-                                                                  std::byte* destination);
+// One that packs `slice` into `destination`, a whole matrix [slice.rows, slice.cols] of the format of `spec`.
+std::function<void(const std::byte*, std::int32_t, std::int32_t)> pack_into(const TensorSlice& slice,
+                                                                            const quant::MatrixSpec& spec,
+                                                                            std::byte* destination);
+// Jobs for every matrix of a stack, or the one that it is.
+std::vector<RowJob> packing_jobs(const std::shared_ptr<const io::File>& file, const TensorSlice& slice,
+                                 const quant::MatrixSpec& spec, std::byte* destination);
 
 // One thread at a time. The reader must be nobody else's while jobs are in flight.
 class RowReader {
@@ -59,22 +63,22 @@ class RowReader {
   private:
     struct Job {
         RowJob wanted;
-        std::int32_t next_row = 0;  // not yet asked for
-        int chunks = 0;             // with the reader
+        std::int32_t next_line = 0;  // not yet asked for
+        int chunks = 0;              // with the reader
         std::optional<Error> error;
     };
     struct Chunk {
         std::size_t job = 0;
-        std::int32_t row_begin = 0, rows = 0;
+        std::int32_t first = 0, lines = 0;
         std::uint64_t offset = 0;     // of `buffer` in the file
-        std::size_t skip = 0;         // bytes of `buffer` before the first row
+        std::size_t skip = 0;         // bytes of `buffer` before the first line
         std::size_t need = 0;         // bytes of `buffer` that must arrive
         std::span<std::byte> buffer;  // empty: not in use
     };
     // A few panels of an arrived chunk: what a thread takes at a time.
     struct Piece {
         const Chunk* chunk = nullptr;
-        std::int32_t row_begin = 0, rows = 0;  // inside the matrix
+        std::int32_t first = 0, lines = 0;  // inside the matrix
         std::optional<Error> error;
     };
 

@@ -44,15 +44,14 @@ std::shared_ptr<TrunkLoader::Memory> TrunkLoader::make_memory(std::size_t bytes,
 
 MatrixHandle TrunkLoader::load_matrix(const std::string& name, const std::shared_ptr<const io::File>& file,
                                       const TensorSlice& slice, quant::Format format, std::span<const float> bias) {
-    quant::require_shape(name, slice.rows, slice.cols);
+    require_slice(name, slice);
     check_bias(name, bias, slice.rows);
-    require_inside(*file, slice.offset, slice.bytes(), name);
+    require_inside(*file, slice.offset, slice.span(), name);
+    require(!quant::is_integer(format) || (slice.stack == 1 && !slice.by_columns()), ErrorKind::usage, name,
+            ": a matrix that lies in columns or a stack is used as f32 or bf16, not as ", quant::name(format));
     const quant::MatrixSpec spec{slice.rows, slice.cols, format, scale_type(name, file, slice, format)};
     auto memory = make_memory(spec.bytes(), {&bias, 1});
-    read_rows(name, {.file = file,
-                     .slice = slice,
-                     .panel_rows = spec.panel_rows(),
-                     .consume = pack_into(spec, memory->pages.data())});
+    for (RowJob& job : packing_jobs(file, slice, spec, memory->pages.data())) read_rows(name, std::move(job));
     memory->matrices.push_back(matrix_at(memory->pages.data(), spec, memory->biases.front()));
     return {memory, &memory->matrices.front()};
 }
@@ -61,9 +60,11 @@ quant::ScaleType TrunkLoader::scale_type(const std::string& name, const std::sha
                                          const TensorSlice& slice, quant::Format format) {
     if (!quant::is_integer(format)) return quant::ScaleType::none;
     std::atomic<bool> wide = false;
-    read_rows(name, {.file = file, .slice = slice, .consume = [&](const quant::Source& rows, std::int32_t) {
-                         if (quant::choose_scale_type(rows, format) == quant::ScaleType::f32) wide = true;
-                     }});
+    read_rows(name,
+              {.file = file, .slice = slice, .consume = [&](const std::byte* rows, std::int32_t count, std::int32_t) {
+                   if (quant::choose_scale_type({rows, slice.type, count, slice.cols}, format) == quant::ScaleType::f32)
+                       wide = true;
+               }});
     return wide ? quant::ScaleType::f32 : quant::ScaleType::f16;
 }
 

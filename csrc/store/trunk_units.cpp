@@ -57,11 +57,11 @@ std::vector<MatrixHandle> TrunkUnits::add(const std::string& name, std::span<con
     std::size_t end = 0;
     for (const Piece& piece : pieces) {
         const auto& [file, slice, format, bias] = piece;
-        quant::require_shape(name, slice.rows, slice.cols);
+        require_slice(name, slice);
         require(!quant::is_integer(format), ErrorKind::usage, name,
                 ": a checkpoint in place runs as f32 or bf16, not as ", quant::name(format), ": pack it first");
         check_bias(name, bias, slice.rows);
-        require_inside(*file, slice.offset, slice.bytes(), name);
+        require_inside(*file, slice.offset, slice.span(), name);
         parts.push_back({{slice.rows, slice.cols, format, quant::ScaleType::none}, end});
         biases.push_back(bias);
         unit.slices.push_back({slice, parts.back()});

@@ -15,7 +15,7 @@ U8 = NDArray[np.uint8]
 __version__: str
 FORMATS: tuple[str, ...]  # "f32", "bf16", "q8", "q4"
 KV_TYPES: tuple[str, ...]  # "f32", "bf16", "f16"
-POLICIES: tuple[str, ...]  # "lru"
+POLICIES: tuple[str, ...]  # "lru", "lfu", "score", "shallow", "static", "workload"
 READERS: tuple[str, ...]  # "io_uring", "threads"
 KV_BLOCK: int  # 64
 
@@ -131,8 +131,10 @@ def activation_bytes(rows: int, cols: int, integer: bool, math: str = "exact") -
 def mlp_scratch_bytes(rows: int, intermediate: int, integer: bool, math: str = "exact") -> int:
     """One gated_mlp call, besides activation_bytes of its input; integer: down's format."""
 
-def attention_scratch_bytes(kv_heads: int, head_dim: int, heads: int, rows: int, max_len: int, threads: int) -> int:
-    """One attention call of up to `rows` rows at positions below `max_len`."""
+def attention_scratch_bytes(
+    kv_heads: int, head_dim: int, heads: int, rows: int, max_len: int, threads: int, value_dim: int = 0
+) -> int:
+    """One attention call of up to `rows` rows at positions below `max_len`. value_dim: 0 is head_dim."""
 
 class KvPool:
     def allocate(self) -> int: ...
@@ -179,6 +181,7 @@ class Runtime:
         expert_slots: int | None = None,
         faults: str = "",
         trace_events: int = 0,
+        frequencies: Sequence[float] = [],  # of policy "static": uses of every expert in a trace, layer after layer
     ) -> None: ...
     @property
     def compute(self) -> Compute: ...
@@ -186,8 +189,22 @@ class Runtime:
     def ledger(self) -> Ledger: ...
     def open_file(self, path: str) -> int: ...
     def load_matrix(
-        self, name: str, file: int, offset: int, dtype: str, rows: int, cols: int, format: str, bias: F32 | None = None
-    ) -> Matrix: ...
+        self,
+        name: str,
+        file: int,
+        offset: int,
+        dtype: str,
+        rows: int,
+        cols: int,
+        format: str,
+        bias: F32 | None = None,
+        columns: tuple[int, int] | None = None,
+        stack: tuple[int, int, int] | None = None,
+    ) -> Matrix:
+        """columns: (stride, step) where element (n, k) of the matrix is element k * stride + n * step from `offset` on.
+        stack: (count, rows, bytes) of matrices so many bytes apart that are one, each padded with zero rows to rows /
+        count of them.
+        """
     def load_record(
         self,
         name: str,
@@ -211,8 +228,10 @@ class Runtime:
     def stream_matrices(
         self,
         name: str,
-        # file, offset, dtype, rows, cols, format, bias
-        matrices: Sequence[tuple[int, int, str, int, int, str, F32 | None]],
+        # file, offset, dtype, rows, cols, format, bias, columns, stack, as load_matrix takes them
+        matrices: Sequence[
+            tuple[int, int, str, int, int, str, F32 | None, tuple[int, int] | None, tuple[int, int, int] | None]
+        ],
     ) -> list[Matrix]: ...
     def set_stream(self, *, window: int, batch: int, keep_bytes: int) -> None: ...
     def add_expert_layer_packed(
@@ -223,21 +242,28 @@ class Runtime:
         files: I32,  # [experts]
         offsets: NDArray[np.uint64],
         checksums: NDArray[np.uint64],
+        activation: str = "silu",  # "silu" | "gelu_tanh" | "clamped_swiglu"
+        biases: tuple[F32, F32, F32] | None = None,  # of gate, up, down: [experts, rows]; copied
     ) -> None: ...
     def add_expert_layer_inplace(
         self,
         layer: int,
         format: str,
-        gate_up_down: Sequence[tuple[int, int, str]],  # rows, cols, source dtype of gate, up, down
+        # of gate, up, down: rows, cols, source dtype, and stride and step of columns (0, 1: row-major)
+        gate_up_down: Sequence[tuple[int, int, str, int, int]],
         files: I32,  # [experts, 3]
         offsets: NDArray[np.uint64],  # [experts, 3]
+        activation: str = "silu",
+        biases: tuple[F32, F32, F32] | None = None,
     ) -> None: ...
     def set_experts(self) -> None: ...  # after the layers were added and the trunk loaded
-    def set_kv(self, type: str, kv_heads: int, head_dim: int, layers: int) -> KvPool: ...
+    def set_kv(self, type: str, kv_heads: int, head_dim: int, layers: int, latent: int = 0) -> KvPool:
+        """latent: above 0, keys are stored row by row and their first `latent` elements are the values."""
     def begin_step(self, rows: int, tentative: U8 | None = None, units: int | None = None) -> None: ...
     def hold_unit(self, unit: int) -> None: ...
     def release_unit(self, unit: int) -> None: ...
-    def submit_experts(self, layer: int, x: F32, ids: I32, weights: F32) -> Ticket: ...
+    def submit_experts(self, layer: int, x: F32, ids: I32, weights: F32, logits: F32 | None = None) -> Ticket:
+        """logits [rows, experts]: what the router thought of all, for policies that want to know."""
     def wait(self, ticket: Ticket, out: F32) -> None: ...
     def prefetch(self, layer: int, experts: Sequence[int]) -> int:
         """Starts reads of those that are absent, as far as there is room; -> how many."""
@@ -275,14 +301,23 @@ class Runtime:
 class Workspace:
     """The arrays and scratch of a step. One thread at a time; a second one gets UsageError."""
 
-    def __init__(
-        self, *, hidden: int, heads: int, kv_heads: int, head_dim: int, experts: int, top_k: int, max_rows: int
-    ) -> None:
-        """For steps of up to `max_rows` rows. experts, top_k: the most of any layer, 0 where there are none."""
+    def __init__(self, *, max_rows: int, **sizes: Any) -> None:
+        """For steps of up to `max_rows` rows. sizes: hidden, heads, kv_heads, head_dim; experts, top_k (the most of any
+        layer, 0 where there are none). And what only some models need: value_dim (else head_dim); rotary_halves, of
+        every rotary embedding half of the dimensions it turns (else one, over the whole head); wide, narrow, by_head,
+        shared, weighed, query_factors, which csrc/layers/workspace.h explains. Raises UsageError for others.
+        """
     def begin(
-        self, positions: I64, tables: I32, table_begin: I64, blocks: I32, inv_freq: F32, attention_factor: float
+        self,
+        positions: I64,
+        tables: I32,
+        table_begin: I64,
+        blocks: I32,
+        rotary: Sequence[tuple[F32, float]],
+        query_factors: F32 | None = None,
     ) -> None:
-        """A step begins. Places as for `attention` and `kv_append`; inv_freq as for `rope_table`. All are copied."""
+        """A step begins. Places as for `attention` and `kv_append`; rotary: of every rotary embedding, inv_freq as for
+        `rope_table`, and its factor. All are copied."""
     def trace_to(self, runtime: Runtime) -> None:
         """Calls on layers are recorded in that runtime's trace from now on."""
     @property
@@ -295,10 +330,11 @@ class Workspace:
     def busy_ns(self) -> int:
         """Nanoseconds spent inside calls on this workspace so far."""
     @staticmethod
-    def nbytes(
-        *, hidden: int, heads: int, kv_heads: int, head_dim: int, experts: int, top_k: int, max_rows: int
-    ) -> int:
-        """Of the arrays; kernels' scratch comes on top (see below)."""
+    def nbytes(*, max_rows: int, **sizes: Any) -> int:
+        """Of the arrays, for the sizes of the constructor; kernels' scratch comes on top (see below)."""
+
+# A norm is the weight of an RMS norm, or (weight, bias or None) of a layer norm; None is no norm.
+Norm = F32 | tuple[F32, F32 | None] | None
 
 class AttentionLayer:
     def __init__(
@@ -307,7 +343,7 @@ class AttentionLayer:
         kv: KvPool,
         layer: int,
         *,
-        input_norm: F32,
+        norm: Norm,
         q: Matrix,
         k: Matrix,
         v: Matrix,
@@ -317,29 +353,124 @@ class AttentionLayer:
         window: int = 0,
         q_norm: F32 | None = None,
         k_norm: F32 | None = None,
-        rotary: bool = True,
-    ) -> None: ...
+        rotary: int | None = 0,
+        norm_after: Norm = None,
+        residual: float = 1.0,
+        gate: Matrix | None = None,
+        whole_norm: bool = False,
+        norm_last: bool = False,
+        clip: float = 0.0,
+        neighbours: bool = False,
+        temperature: bool = False,
+        softcap: float = 0.0,
+        chunk: int = 0,
+        sinks: F32 | None = None,
+    ) -> None:
+        """rotary: which of the workspace's embeddings; None: none. neighbours: it turns pairs of neighbours.
+        whole_norm: q_norm and k_norm go over all heads together; norm_last: they come after the rotation. clip,
+        softcap, chunk: 0 is none. temperature: queries are multiplied by the step's query_factors.
+        """
     def run(self, work: Workspace) -> None:
-        """work.x += attention(norm(work.x)), storing the rows' keys and values."""
+        """work.x += residual * attention(norm(work.x)), storing the rows' keys and values."""
+
+class LatentAttentionLayer:
+    """Multi-head latent attention; the KV pool is one of latents."""
+
+    def __init__(
+        self,
+        compute: Compute,
+        kv: KvPool,
+        layer: int,
+        *,
+        norm: Norm,
+        q_down: Matrix | None,
+        q_down_norm: F32 | None,
+        q: Matrix,
+        kv_down: Matrix,
+        kv_down_norm: F32,
+        k_up: Matrix,
+        v_up: Matrix,
+        o: Matrix,
+        values: int,
+        eps: float,
+        latent_eps: float,
+        scale: float,
+        neighbours: bool = False,
+        rotary: int = 0,
+        norm_after: Norm = None,
+        residual: float = 1.0,
+    ) -> None:
+        """k_up, v_up: one matrix per head, [latent, nope] and [values, latent], in a stack."""
+    def run(self, work: Workspace) -> None: ...
 
 class MlpLayer:
     def __init__(
-        self, compute: Compute, layer: int, *, norm: F32, eps: float, gate: Matrix, up: Matrix, down: Matrix
-    ) -> None: ...
+        self,
+        compute: Compute,
+        layer: int,
+        *,
+        norm: Norm,
+        eps: float,
+        gate: Matrix,
+        up: Matrix,
+        down: Matrix,
+        activation: str = "silu",
+        norm_after: Norm = None,
+        reads_last: bool = False,
+        residual: float = 1.0,
+    ) -> None:
+        """reads_last: it reads what the half before it read."""
     def run(self, work: Workspace) -> None:
-        """work.x += mlp(norm(work.x))."""
+        """work.x += residual * mlp(norm(work.x))."""
 
 class MoeLayer:
     def __init__(
-        self, runtime: Runtime, layer: int, *, norm: F32, eps: float, router: Matrix, top_k: int, normalise: bool
-    ) -> None: ...
+        self,
+        runtime: Runtime,
+        layer: int,
+        *,
+        norm: Norm,
+        eps: float,
+        router: Matrix,
+        top_k: int,
+        normalise: bool,
+        score: str = "softmax",
+        correction: F32 | None = None,
+        groups: int = 1,
+        kept_groups: int = 1,
+        group_best: int = 1,
+        norm_eps: float = 0.0,
+        norm_min: float = 0.0,
+        scale: float = 1.0,
+        jitter: float = 0.0,
+        weigh_input: bool = False,
+        shared: tuple[Matrix, Matrix, Matrix] | None = None,
+        shared_weight: Matrix | None = None,
+        activation: str = "silu",
+        average: bool = False,
+        norm_after: Norm = None,
+        reads_last: bool = False,
+        residual: float = 1.0,
+    ) -> None:
+        """How experts are chosen and weighed: `moestro.models.spec.RouterSpec` explains. shared: gate, up and down of
+        an expert for all rows; activation is its own, the others' is said where they are added.
+        """
     def submit(self, work: Workspace) -> None:
-        """Routes norm(work.x) and submits it to the runtime, as `submit_experts` does."""
+        """Routes norm(work.x), submits it to the runtime as `submit_experts` does, and computes the shared expert."""
     def wait(self, work: Workspace) -> None:
         """work.x += what was submitted."""
 
 class Head:
-    def __init__(self, compute: Compute, *, norm: F32, eps: float, slices: Sequence[Matrix]) -> None:
+    def __init__(
+        self,
+        compute: Compute,
+        *,
+        norm: Norm,
+        eps: float,
+        slices: Sequence[Matrix],
+        multiplier: float = 1.0,
+        softcap: float = 0.0,
+    ) -> None:
         """slices: consecutive rows of one [vocab, hidden]."""
     @property
     def vocab(self) -> int: ...

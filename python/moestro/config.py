@@ -16,7 +16,7 @@ from moestro.units import format_bytes, parse_bytes
 
 FORMATS = ("f32", "bf16", "q8", "q4")
 KV_DTYPES = ("f32", "bf16", "f16")
-POLICIES = ("lru",)
+POLICIES = ("lru", "lfu", "score", "shallow", "workload", "static")
 VERIFY_MODES = ("first", "always", "never")
 IO_MODES = ("auto", "direct", "cached")
 IO_ENGINES = ("auto", "io_uring", "threads")
@@ -56,6 +56,7 @@ class EngineConfig:
     max_model_len: int | None = None  # tokens, prompt and answer together; None: the model's own limit
     prefill_chunk: int | str = "auto"  # rows per prefill step
     policy: str = "lru"  # which unpinned expert leaves the cache first
+    policy_trace: str | None = None  # of policy "static": a routing trace of this model, an .npz file
     verify: str = "first"  # when checksums of packed records are checked
     io: str = "auto"  # "direct", "cached" (the page cache, outside the budget); "auto": by a trial on the model's files
     io_engine: str = "auto"  # "io_uring", "threads"
@@ -77,6 +78,11 @@ class EngineConfig:
             _one_of("trunk_format", self.trunk_format, ("auto", *FORMATS))
         _one_of("kv_dtype", self.kv_dtype, ("auto", *KV_DTYPES))
         _one_of("policy", self.policy, POLICIES)
+        if (self.policy == "static") != (self.policy_trace is not None):
+            raise UsageError(
+                "policy_trace: policy 'static' keeps the experts that a routing trace used most, and no other policy"
+                f" reads one; got policy={self.policy!r}, policy_trace={self.policy_trace!r}"
+            )
         _one_of("verify", self.verify, VERIFY_MODES)
         if self.io in IO_ENGINES[1:]:
             raise UsageError(f"io: expected one of {', '.join(IO_MODES)}; {self.io!r} is an io_engine")

@@ -66,6 +66,7 @@ class LLM:
         max_model_len: int | None = None,
         prefill_chunk: int | str = "auto",
         policy: str = "lru",
+        policy_trace: str | os.PathLike[str] | None = None,
         verify: str = "first",
         io: str = "auto",
         io_engine: str = "auto",
@@ -88,6 +89,7 @@ class LLM:
             max_model_len=max_model_len,
             prefill_chunk=prefill_chunk,
             policy=policy,
+            policy_trace=None if policy_trace is None else os.fspath(policy_trace),
             verify=verify,
             io=io,
             io_engine=io_engine,
@@ -112,7 +114,8 @@ class LLM:
         try:
             spec, pool = loaded.spec, loaded.kv_pool
             length = max_model_len or spec.context_length
-            intake = Intake(text, pool, vocab_size=spec.vocab_size, max_model_len=length)
+            why = "" if max_model_len else spec.context_reason
+            intake = Intake(text, pool, vocab_size=spec.vocab_size, max_model_len=length, why=why)
             engine = Engine(loaded.decoder, pool, loaded.runtime, spec.rope, text.tokenizer)
             self._running: _Running | None = _Running(loaded, intake, engine)
             self._report = make_report(self.config, self.directory, loaded, text, length)

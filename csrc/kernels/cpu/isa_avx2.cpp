@@ -139,6 +139,10 @@ inline F32 zero_at_minus_infinity(F32 x, F32 v) {
     return {_mm256_andnot_ps(_mm256_cmp_ps(x.low, bound, _CMP_EQ_OQ), v.low),
             _mm256_andnot_ps(_mm256_cmp_ps(x.high, bound, _CMP_EQ_OQ), v.high)};
 }
+inline F32 where_below(F32 x, F32 bound, F32 below, F32 others) {
+    return {_mm256_blendv_ps(others.low, below.low, _mm256_cmp_ps(x.low, bound.low, _CMP_LT_OQ)),
+            _mm256_blendv_ps(others.high, below.high, _mm256_cmp_ps(x.high, bound.high, _CMP_LT_OQ))};
+}
 inline float first(F32 v) {
     return _mm256_cvtss_f32(v.low);
 }

@@ -114,6 +114,9 @@ inline F32 zero_at_minus_infinity(F32 x, F32 v) {
     const __mmask16 keep = _mm512_cmp_ps_mask(x, _mm512_set1_ps(-__builtin_inff()), _CMP_NEQ_UQ);
     return _mm512_maskz_mov_ps(keep, v);
 }
+inline F32 where_below(F32 x, F32 bound, F32 below, F32 others) {
+    return _mm512_mask_blend_ps(_mm512_cmp_ps_mask(x, bound, _CMP_LT_OQ), others, below);
+}
 inline float first(F32 v) {
     return _mm512_cvtss_f32(v);
 }

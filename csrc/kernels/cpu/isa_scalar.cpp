@@ -104,6 +104,9 @@ F32 min(F32 a, F32 b) {
 F32 zero_at_minus_infinity(F32 x, F32 v) {
     return floats([&](int i) { return x.at[i] == -__builtin_inff() ? 0.0f : v.at[i]; });
 }
+F32 where_below(F32 x, F32 bound, F32 below, F32 others) {
+    return floats([&](int i) { return x.at[i] < bound.at[i] ? below.at[i] : others.at[i]; });
+}
 float first(F32 v) {
     return v.at[0];
 }

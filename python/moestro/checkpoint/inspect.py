@@ -74,7 +74,7 @@ def summarise_store(model_type: str, tied: bool, manifest: StoreManifest) -> Mod
 
 def _checkpoint_items(weights: ModelWeights) -> Iterator[tuple[str, str, int, int]]:
     for role, tensor in weights.roles():
-        yield _class_of(role), tensor.core_type, tensor.rows * tensor.cols, tensor.nbytes
+        yield _class_of(role), tensor.core_type, tensor.elements, tensor.elements * tensor.element_bytes
 
 
 def _store_items(manifest: StoreManifest) -> Iterator[tuple[str, str, int, int]]:
@@ -109,8 +109,9 @@ def _class_of(role: str) -> str:
         return "norm"
     if name.endswith("bias"):
         return "bias"
-    fixed = {"embed": "embedding", "head": "head", "router": "router"}
-    return fixed.get(name, "attention" if name in ("q", "k", "v", "o") else "dense")
+    fixed = {"embed": "embedding", "head": "head", "router": "router", "router_correction": "router"}
+    mlp = name.removeprefix("shared_") in ("gate", "up", "down", "weight")
+    return fixed.get(name, "dense" if mlp else "attention")
 
 
 def _total(items: Iterator[tuple[str, str, int, int]]) -> tuple[ClassSummary, ...]:

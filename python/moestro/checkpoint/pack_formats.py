@@ -47,7 +47,7 @@ class PackFormats:
             for expert in self._weights.layers[layer].experts:
                 yield from (expert.gate, expert.up, expert.down)
         else:
-            yield dict(self._weights.layers[layer].linears())[part]
+            yield self._weights.layers[layer].linears[part]
 
 
 def matrix_class(tensor: PlannedTensor, part: str) -> MatrixClass:

@@ -6,13 +6,14 @@ import os
 from collections.abc import Generator, Iterable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import ExitStack
+from dataclasses import replace
 from pathlib import Path
 from typing import NamedTuple
 
 import numpy as np
 
 from moestro._core import U8
-from moestro.checkpoint.weights import ELEMENT_BYTES, TensorSlice
+from moestro.checkpoint.weights import ELEMENT_BYTES, Stack, TensorSlice
 from moestro.errors import StorageError
 
 PIECE_BYTES = 16 << 20
@@ -28,7 +29,19 @@ class Extent(NamedTuple):
 
 
 def row_pieces(source: TensorSlice) -> Iterator[TensorSlice]:
-    """`source` cut into runs of rows of about PIECE_BYTES; all but the last have a multiple of 32 rows."""
+    """`source` cut into runs of rows of about PIECE_BYTES; all but the last have a multiple of 32 rows.
+
+    What does not lie row by row is one piece, a stack one of each of its matrices.
+    """
+    if (stack := source.stack) is not None:
+        rows = source.rows // stack.count
+        for number in range(stack.count):
+            one = Stack(1, stack.rows, stack.stride)
+            yield replace(source, offset=source.offset + number * stack.stride, rows=rows, stack=one)
+        return
+    if source.columns is not None:
+        yield source
+        return
     row_bytes = source.cols * ELEMENT_BYTES[source.dtype]
     step = max(1, PIECE_BYTES // row_bytes // _PANEL_ROWS) * _PANEL_ROWS
     for first in range(0, source.rows, step):

@@ -9,6 +9,7 @@ from numpy.typing import NDArray
 
 from moestro import _core
 from moestro._core import U8
+from moestro.checkpoint.gather import gather
 from moestro.checkpoint.pack_formats import MatrixClass, matrix_class
 from moestro.checkpoint.read_ahead import Extent, row_pieces
 from moestro.checkpoint.store_format import PartSpec
@@ -33,7 +34,7 @@ def pieces_of(tensor: PlannedTensor) -> Iterator[TensorSlice]:
 
 def extents_of(tensor: PlannedTensor) -> Iterator[Extent]:
     for piece in pieces_of(tensor):
-        yield Extent(piece.path, piece.offset, piece.nbytes)
+        yield Extent(piece.path, piece.offset, piece.span)
 
 
 def pack_record(compute: _core.Compute, tensor: PlannedTensor, data: Iterator[U8], out: U8) -> None:
@@ -46,7 +47,7 @@ def pack_record(compute: _core.Compute, tensor: PlannedTensor, data: Iterator[U8
         out[end : part.offset] = 0
         end = part.offset
         for piece in row_pieces(source):
-            raw = next(data)
+            raw = gather(piece, next(data))
             check_scale(tensor, part, piece, raw)
             nbytes = _core.matrix_bytes(part.format, part.scale, piece.rows, piece.cols)
             packed = out[end : end + nbytes]

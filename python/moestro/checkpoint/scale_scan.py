@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from contextlib import closing
 
+from moestro.checkpoint.gather import gather
 from moestro.checkpoint.pack_formats import MatrixClass
 from moestro.checkpoint.read_ahead import read_ahead, row_pieces
 from moestro.checkpoint.record_packer import ScaleTooNarrow, check_scale, extents_of
@@ -27,7 +28,7 @@ def classes_with_wide_scales(plan: StorePlan, finished: Mapping[str, int]) -> se
         for tensor in todo:
             for part, source in zip(tensor.parts, tensor.sources, strict=True):
                 for piece in row_pieces(source):
-                    raw = next(data)
+                    raw = gather(piece, next(data))
                     try:
                         check_scale(tensor, part, piece, raw)
                     except ScaleTooNarrow as narrow:

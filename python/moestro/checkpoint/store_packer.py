@@ -16,6 +16,7 @@ import numpy as np
 
 from moestro import _core
 from moestro._core import U8
+from moestro.checkpoint.gather import gather
 from moestro.checkpoint.pack_journal import PackJournal
 from moestro.checkpoint.partial_store import sync_directory
 from moestro.checkpoint.read_ahead import read_ahead
@@ -88,7 +89,7 @@ class StorePacker:
         elif tensor.name == "embed":
             sink.take_rows(tensor.name, ((piece, next(data)) for piece in pieces_of(tensor)))
         else:
-            sink.take(tensor.name, np.concatenate([next(data).copy() for _ in pieces_of(tensor)]))
+            sink.take(tensor.name, np.concatenate([gather(piece, next(data)).copy() for piece in pieces_of(tensor)]))
 
 
 class _WriteBehind:

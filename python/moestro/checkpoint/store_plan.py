@@ -166,7 +166,7 @@ class _Records:
         self._matrix_bytes = matrix_bytes
 
     def trunk(self, number: int, layer: LayerTensors) -> PlannedTensor:
-        linears = list(layer.linears())
+        linears = list(layer.linears.items())
         formats = [self._choose(number, name) for name, _ in linears]
         return self._record(f"layers.{number}.trunk", linears, formats)
 
@@ -249,13 +249,7 @@ def _copy(name: str, source: TensorSlice) -> PlannedTensor:
 def _small_tensors(weights: ModelWeights) -> list[PlannedTensor]:
     """Checksums, norms, biases and routers, wider types first: every tensor lies on a multiple of its element."""
     checksums = PlannedTensor(EMBED_CHECKSUMS, 8 * weights.embed.rows, (), (weights.embed,))
-    named = [
-        (f"layers.{number}.{name}", tensor)
-        for number, layer in enumerate(weights.layers)
-        for name, tensor in layer.small()
-    ]
-    named.append(("final_norm", weights.final_norm))
-    named.sort(key=lambda pair: -ELEMENT_BYTES[pair[1].dtype])
+    named = sorted(weights.all_small(), key=lambda pair: -ELEMENT_BYTES[pair[1].dtype])
     return [checksums, *(_copy(name, tensor) for name, tensor in named)]
 
 

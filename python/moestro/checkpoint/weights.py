@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
-from dataclasses import dataclass
+from collections.abc import Iterable, Iterator, Mapping
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 # Element types a weight may have, by their safetensors names, in bytes.
@@ -14,23 +14,77 @@ CORE_TYPES = {"F32": "f32", "BF16": "bf16", "F16": "f16"}
 
 
 @dataclass(frozen=True, slots=True)
+class Columns:
+    """How a matrix [rows, cols] lies as columns of a wider table: element (n, k) is element k * stride + n * step."""
+
+    stride: int
+    step: int
+
+
+@dataclass(frozen=True, slots=True)
+class Stack:
+    """`count` matrices of `rows` rows, `stride` bytes apart in the file, that are one matrix together: each is followed
+    by rows of zeros, as many for all.
+    """
+
+    count: int
+    rows: int
+    stride: int
+
+
+@dataclass(frozen=True, slots=True)
 class TensorSlice:
-    """A row-major contiguous matrix [rows, cols] in a file; vectors have one row."""
+    """A matrix [rows, cols] in a file, vectors have one row: row-major contiguous, or as `columns` say, or a `stack` of
+    such matrices, whose rows, padding included, `rows` counts.
+    """
 
     path: Path
     offset: int  # bytes from the start of the file
     dtype: str  # "F32" | "BF16" | "F16"
     rows: int
     cols: int
+    columns: Columns | None = None
+    stack: Stack | None = None
+
+    @property
+    def element_bytes(self) -> int:
+        return ELEMENT_BYTES[self.dtype]
 
     @property
     def nbytes(self) -> int:
-        return self.rows * self.cols * ELEMENT_BYTES[self.dtype]
+        """Of the matrix, padding included."""
+        return self.rows * self.cols * self.element_bytes
+
+    @property
+    def elements(self) -> int:
+        """In the file."""
+        rows = self.rows if self.stack is None else self.stack.count * self.stack.rows
+        return rows * self.cols
+
+    @property
+    def span(self) -> int:
+        """Bytes from the first to behind the last of its elements in the file."""
+        if self.stack is not None:
+            return (self.stack.count - 1) * self.stack.stride + self.blocks()[0].span
+        if self.columns is None:
+            return self.nbytes
+        last = (self.cols - 1) * self.columns.stride + (self.rows - 1) * self.columns.step
+        return (last + 1) * self.element_bytes
 
     @property
     def core_type(self) -> str:
         """ "f32" | "bf16" | "f16"."""
         return CORE_TYPES[self.dtype]
+
+    def blocks(self) -> list[TensorSlice]:
+        """The matrices of a stack, without what is between them; itself where it is none."""
+        if self.stack is None:
+            return [self]
+        stack = self.stack
+        return [
+            replace(self, offset=self.offset + number * stack.stride, rows=stack.rows, stack=None)
+            for number in range(stack.count)
+        ]
 
 
 def kept_format(tensors: Iterable[TensorSlice]) -> str:
@@ -40,82 +94,52 @@ def kept_format(tensors: Iterable[TensorSlice]) -> str:
 
 @dataclass(frozen=True, slots=True)
 class GatedMlpTensors:
-    """gate, up: [intermediate, hidden]; down: [hidden, intermediate]; biases are vectors."""
+    """gate, up: [intermediate, hidden]; down: [hidden, intermediate]."""
 
     gate: TensorSlice
     up: TensorSlice
     down: TensorSlice
-    gate_bias: TensorSlice | None = None
-    up_bias: TensorSlice | None = None
-    down_bias: TensorSlice | None = None
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
+@dataclass(frozen=True, slots=True)
 class LayerTensors:
-    """One layer: either `dense`, or `router` [experts, hidden] and `experts`."""
+    """One layer, by the roles of moestro.models.roles."""
 
-    input_norm: TensorSlice  # [hidden]
-    post_attention_norm: TensorSlice  # [hidden]
-    q: TensorSlice  # [heads * head_dim, hidden]
-    k: TensorSlice  # [kv_heads * head_dim, hidden]
-    v: TensorSlice  # [kv_heads * head_dim, hidden]
-    o: TensorSlice  # [hidden, heads * head_dim]
-    q_bias: TensorSlice | None = None
-    k_bias: TensorSlice | None = None
-    v_bias: TensorSlice | None = None
-    o_bias: TensorSlice | None = None
-    q_norm: TensorSlice | None = None  # [head_dim]
-    k_norm: TensorSlice | None = None  # [head_dim]
-    dense: GatedMlpTensors | None = None
-    router: TensorSlice | None = None
+    linears: Mapping[str, TensorSlice]  # the trunk's matrices, in the order a layer uses them
+    small: Mapping[str, TensorSlice]  # norms, biases and the router: what keeps its type in every format
     experts: tuple[GatedMlpTensors, ...] = ()
-
-    def linears(self) -> Iterator[tuple[str, TensorSlice]]:
-        """The trunk's matrices, in the order a layer uses them."""
-        yield from (("q", self.q), ("k", self.k), ("v", self.v), ("o", self.o))
-        if self.dense is not None:
-            yield from (("gate", self.dense.gate), ("up", self.dense.up), ("down", self.dense.down))
-
-    def small(self) -> Iterator[tuple[str, TensorSlice]]:
-        """Norms, biases and the router: what keeps its type in every format."""
-        dense = self.dense
-        named = (
-            ("input_norm", self.input_norm),
-            ("q_bias", self.q_bias),
-            ("k_bias", self.k_bias),
-            ("v_bias", self.v_bias),
-            ("q_norm", self.q_norm),
-            ("k_norm", self.k_norm),
-            ("o_bias", self.o_bias),
-            ("post_attention_norm", self.post_attention_norm),
-            ("router", self.router),
-            ("gate_bias", dense.gate_bias if dense else None),
-            ("up_bias", dense.up_bias if dense else None),
-            ("down_bias", dense.down_bias if dense else None),
-        )
-        yield from ((name, tensor) for name, tensor in named if tensor is not None)
 
 
 @dataclass(frozen=True, slots=True)
 class ModelWeights:
     embed: TensorSlice  # [vocab, hidden]
-    final_norm: TensorSlice  # [hidden]
     head: TensorSlice  # [vocab, hidden]; `embed` itself where the two are tied
+    small: Mapping[str, TensorSlice]  # of no layer: "final_norm", ...
     layers: tuple[LayerTensors, ...]
 
     @property
     def tied(self) -> bool:
         return self.head == self.embed
 
+    def all_small(self) -> Iterator[tuple[str, TensorSlice]]:
+        """What keeps its type, by role: "layers.3.q_norm", "final_norm"."""
+        for number, layer in enumerate(self.layers):
+            yield from ((f"layers.{number}.{name}", tensor) for name, tensor in layer.small.items())
+        yield from self.small.items()
+
+    def linears(self) -> Iterator[TensorSlice]:
+        """The matrices of all layers."""
+        for layer in self.layers:
+            yield from layer.linears.values()
+
     def roles(self) -> Iterator[tuple[str, TensorSlice]]:
         """Every weight once, by role: "embed", "layers.3.q", "layers.3.experts.7.gate", "final_norm", "head"."""
         yield "embed", self.embed
+        yield from self.all_small()
         for number, layer in enumerate(self.layers):
-            for name, tensor in (*layer.small(), *layer.linears()):
-                yield f"layers.{number}.{name}", tensor
+            yield from ((f"layers.{number}.{name}", tensor) for name, tensor in layer.linears.items())
             for expert, mlp in enumerate(layer.experts):
                 for name, tensor in (("gate", mlp.gate), ("up", mlp.up), ("down", mlp.down)):
                     yield f"layers.{number}.experts.{expert}.{name}", tensor
-        yield "final_norm", self.final_norm
         if not self.tied:
             yield "head", self.head

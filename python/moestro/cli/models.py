@@ -18,8 +18,9 @@ def models(json: Annotated[bool, typer.Option("--json", help="Print one JSON obj
     rows = [
         {
             "model_type": family.model_type,
-            "experts": family.experts is not None,
+            "experts": not family.dense,
             "architectures": list(family.architectures),
+            "examples": family.examples,
             "about": family.about,
         }
         for family in families()
@@ -28,6 +29,8 @@ def models(json: Annotated[bool, typer.Option("--json", help="Print one JSON obj
         print(dumps({"models": rows}))
         return
     width = max(len(str(row["model_type"])) for row in rows)
-    for row in rows:
-        kind = "experts" if row["experts"] else "dense"
-        print(f"{row['model_type']:<{width}}  {kind:<7}  {row['about']}")
+    for title, experts in (("Mixtures of experts", True), ("Dense models", False)):
+        print(f"{title}:")
+        for row in rows:
+            if row["experts"] == experts:
+                print(f"  {row['model_type']:<{width}}  {row['examples']}\n  {'':<{width}}    {row['about']}")

@@ -32,7 +32,16 @@ class EngineOptions:
     prefill_chunk: Annotated[str, typer.Option(help="Rows per prefill step, or auto.", rich_help_panel=_ENGINE)] = (
         "auto"
     )
-    policy: Annotated[str, typer.Option(help="Which expert leaves the cache first.", rich_help_panel=_ENGINE)] = "lru"
+    policy: Annotated[
+        str,
+        typer.Option(
+            help="Which expert leaves the cache first: lru, lfu, score, shallow, workload or static.",
+            rich_help_panel=_ENGINE,
+        ),
+    ] = "lru"
+    policy_trace: Annotated[
+        str | None, typer.Option(help="A routing trace of the model, for static.", rich_help_panel=_ENGINE)
+    ] = None
     verify: Annotated[
         str, typer.Option(help="Checksums of packed records: first, always, never.", rich_help_panel=_ENGINE)
     ] = "first"

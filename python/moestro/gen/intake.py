@@ -18,11 +18,14 @@ from moestro.text.model_text import ModelText
 class Intake:
     """Borrows the pool, to know how long an answer without max_tokens may become."""
 
-    def __init__(self, text: ModelText, pool: MeasuredPool, *, vocab_size: int, max_model_len: int) -> None:
+    def __init__(
+        self, text: ModelText, pool: MeasuredPool, *, vocab_size: int, max_model_len: int, why: str = ""
+    ) -> None:
         self._text = text
         self._pool = pool
         self.vocab_size = vocab_size
         self.max_model_len = max_model_len
+        self._why = why
 
     def batch(
         self, prompts: Prompt | Sequence[Prompt], params: SamplingParams | Sequence[SamplingParams] | None
@@ -53,7 +56,8 @@ class Intake:
         if isinstance(ids, str):
             raise UsageError("token_ids: expected a list of token ids, got a text")
         if len(ids) > self.max_model_len:
-            raise UsageError(f"token_ids: {len(ids)} tokens, but max_model_len is {self.max_model_len}")
+            why = f": {self._why}" if self._why else ""
+            raise UsageError(f"token_ids: {len(ids)} tokens, but max_model_len is {self.max_model_len}{why}")
         check_token_ids(ids, self.vocab_size, "token_ids")
         return ids
 
@@ -69,5 +73,5 @@ class Intake:
         if params.stop:
             self._text.required_tokenizer()  # stop strings are texts
         blocks = self._pool.blocks_in_use + self._pool.blocks_available
-        limits = Limits(self.vocab_size, self.max_model_len, blocks * BLOCK)
+        limits = Limits(self.vocab_size, self.max_model_len, blocks * BLOCK, self._why)
         return make_request(prompt, ids, params, self._text.eos_ids, limits)

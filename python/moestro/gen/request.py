@@ -33,6 +33,7 @@ class Limits:
     vocab_size: int
     max_model_len: int  # tokens, prompt and answer together
     kv_positions: int  # positions that fit the memory budget, one sequence alone
+    why: str = ""  # max_model_len is what it is, where nobody chose it
 
 
 def make_request(
@@ -48,9 +49,10 @@ def make_request(
     check_token_ids(prompt_ids, limits.vocab_size, "prompt")
     room = limits.max_model_len - len(prompt_ids)
     if room < 1:
+        advice = f": {limits.why}; shorten the prompt" if limits.why else "; shorten the prompt or raise max_model_len"
         raise UsageError(
-            f"prompt: {len(prompt_ids)} tokens, but max_model_len is {limits.max_model_len} and an answer needs at "
-            "least one; shorten the prompt or raise max_model_len"
+            f"prompt: {len(prompt_ids)} tokens, but max_model_len is {limits.max_model_len} and an answer needs at"
+            f" least one{advice}"
         )
     if params.max_tokens is not None:
         room = min(room, params.max_tokens)

@@ -4,6 +4,7 @@ whole."""
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import Any
 
 import numpy as np
 
@@ -14,9 +15,10 @@ from moestro._core import F32, I64, Compute, Matrix, Runtime, Workspace
 class Head:
     units = 0  # of the layer stream
 
-    def __init__(self, compute: Compute, norm: F32, slices: Sequence[Matrix], *, eps: float) -> None:
-        """norm [hidden]; slices: consecutive rows, together [vocab, hidden]."""
-        self._head = _core.Head(compute, norm=norm, eps=eps, slices=list(slices))
+    def __init__(self, compute: Compute, slices: Sequence[Matrix], **settings: Any) -> None:
+        """slices: consecutive rows, together [vocab, hidden]. settings: norm, eps, multiplier and softcap of
+        _core.Head."""
+        self._head = _core.Head(compute, slices=list(slices), **settings)
 
     def __call__(self, work: Workspace, rows: I64) -> F32:
         """Rows of work.x -> logits [len(rows), vocab], a new array."""
@@ -26,10 +28,10 @@ class Head:
 class StreamedHead:
     """The same, one slice in memory at a time: slice i is unit first_unit + i of the runtime's layer stream."""
 
-    def __init__(self, runtime: Runtime, norm: F32, slices: Sequence[Matrix], *, eps: float, first_unit: int) -> None:
+    def __init__(self, runtime: Runtime, slices: Sequence[Matrix], *, first_unit: int, **settings: Any) -> None:
         self._runtime = runtime
         self._first = first_unit
-        self._heads = [_core.Head(runtime.compute, norm=norm, eps=eps, slices=[matrix]) for matrix in slices]
+        self._heads = [_core.Head(runtime.compute, slices=[matrix], **settings) for matrix in slices]
         self.units = len(self._heads)
 
     def __call__(self, work: Workspace, rows: I64) -> F32:

@@ -13,6 +13,7 @@ from moestro.checkpoint.weights import GatedMlpTensors, ModelWeights, TensorSlic
 from moestro.errors import CheckpointError
 from moestro.layers.embedding import EmbeddingTable
 from moestro.models.resident import Progress
+from moestro.models.roles import GATED_MLP
 from moestro.models.vectors import read_vector, vector_bytes
 
 ExpertPlaces = tuple[TensorSlice, TensorSlice, TensorSlice]  # gate, up, down
@@ -44,7 +45,7 @@ _PANEL_ROWS = 32
 def checkpoint_units(weights: ModelWeights, wanted: str) -> Iterator[list[UnitPiece]]:
     """What can be streamed of a checkpoint, in the order of its use: every layer's linears, then slices of the head."""
     for layer in weights.layers:
-        yield [UnitPiece(name, tensor, trunk_format(wanted, tensor)) for name, tensor in layer.linears()]
+        yield [UnitPiece(name, tensor, trunk_format(wanted, tensor)) for name, tensor in layer.linears.items()]
     head = weights.head
     row_bytes = head.nbytes // head.rows
     step = max(1, _HEAD_SLICE_BYTES // (row_bytes * _PANEL_ROWS)) * _PANEL_ROWS
@@ -72,22 +73,20 @@ class CheckpointSource:
         self._experts = experts
         self._progress = progress
         self._units = list(checkpoint_units(weights, trunk)) if streamed else []
-        self._small = {"final_norm": weights.final_norm}
-        for number, layer in enumerate(weights.layers):
-            self._small.update({f"layers.{number}.{name}": tensor for name, tensor in layer.small()})
-        linears = [tensor for layer in weights.layers for _, tensor in layer.linears()]
-        read_now = [] if streamed else [*linears, weights.head]
+        self._small = dict(weights.all_small())
+        read_now = [] if streamed else [*weights.linears(), weights.head]
         self._total = sum(tensor.nbytes for tensor in (*self._small.values(), *read_now))
         self._done = 0
 
     def linears(self, layer: int) -> Mapping[str, Matrix]:
         if self._units:
             unit = self._units[layer]
-            matrices = self._streamed(f"layers.{layer}", unit)
+            role = f"layers.{layer}"
+            matrices = self._streamed(role, unit, [self._bias(f"{role}.{piece.name}") for piece in unit])
             return {piece.name: matrix for piece, matrix in zip(unit, matrices, strict=True)}
         return {
             name: self._matrix(f"layers.{layer}.{name}", tensor, trunk_format(self._trunk, tensor))
-            for name, tensor in self._weights.layers[layer].linears()
+            for name, tensor in self._weights.layers[layer].linears.items()
         }
 
     def vector(self, role: str) -> F32:
@@ -95,11 +94,10 @@ class CheckpointSource:
         self._runtime.ledger.take("trunk", vector_bytes(tensor))
         return self._read(role)
 
-    def router(self, layer: int) -> Matrix:
-        role = f"layers.{layer}.router"
+    def small_matrix(self, role: str) -> Matrix:
         return self._matrix(role, self._small[role], "f32")
 
-    def add_experts(self, layer: int) -> None:
+    def add_experts(self, layer: int, activation: str) -> None:
         experts = self._weights.layers[layer].experts
         places = [(expert.gate, expert.up, expert.down) for expert in experts]
         shapes = _same_shapes(layer, places)
@@ -109,25 +107,37 @@ class CheckpointSource:
             shapes,
             np.array([[self._file(part) for part in expert] for expert in places], dtype=np.int32),
             np.array([[part.offset for part in expert] for expert in places], dtype=np.uint64),
+            activation,
+            self._expert_biases(layer),
         )
 
     def head(self) -> tuple[Matrix, ...]:
         head = self._weights.head
         if self._units:
             slices = self._units[len(self._weights.layers) :]
-            return tuple(self._streamed(f"head.{number}", unit)[0] for number, unit in enumerate(slices))
+            return tuple(self._streamed_head(slices))
         return (self._matrix("head", head, trunk_format(self._trunk, head)),)
 
     def embedding(self) -> EmbeddingTable:
         embed = self._weights.embed
         return EmbeddingTable(embed.path, embed.offset, embed.core_type, embed.rows, embed.cols)
 
+    def _expert_biases(self, layer: int) -> tuple[F32, F32, F32] | None:
+        gate, up, down = (f"layers.{layer}.expert_{part}_bias" for part in GATED_MLP)
+        if gate not in self._small:
+            return None
+        return self._rows(gate), self._rows(up), self._rows(down)
+
+    def _rows(self, role: str) -> F32:
+        tensor = self._small[role]
+        return self.vector(role).reshape(tensor.rows, tensor.cols)
+
     def _read(self, role: str) -> F32:
         values = read_vector(role, self._small[role])
         self._advance(self._small[role])
         return values
 
-    def _streamed(self, role: str, unit: Sequence[UnitPiece]) -> list[Matrix]:
+    def _streamed(self, role: str, unit: Sequence[UnitPiece], biases: Sequence[F32 | None]) -> list[Matrix]:
         return self._runtime.stream_matrices(
             role,
             [
@@ -138,11 +148,20 @@ class CheckpointSource:
                     tensor.rows,
                     tensor.cols,
                     format,
-                    self._bias(f"{role}.{name}"),
+                    bias,
+                    _columns(tensor),
+                    _stack(tensor),
                 )
-                for name, tensor, format in unit
+                for (_, tensor, format), bias in zip(unit, biases, strict=True)
             ],
         )
+
+    def _streamed_head(self, slices: Sequence[Sequence[UnitPiece]]) -> Iterator[Matrix]:
+        bias, row = self._bias("head"), 0
+        for number, unit in enumerate(slices):
+            rows = unit[0].tensor.rows
+            yield self._streamed(f"head.{number}", unit, [None if bias is None else bias[row : row + rows]])[0]
+            row += rows
 
     def _bias(self, role: str) -> F32 | None:
         """Copied, and charged, by the core."""
@@ -159,6 +178,8 @@ class CheckpointSource:
             tensor.cols,
             format,
             self._bias(role),
+            _columns(tensor),
+            _stack(tensor),
         )
         self._advance(tensor)
         return matrix
@@ -172,9 +193,19 @@ class CheckpointSource:
             self._progress(self._done, self._total)
 
 
-def _same_shapes(layer: int, places: list[ExpertPlaces]) -> list[tuple[int, int, str]]:
-    """(rows, cols, type) of gate, up and down, which all experts of a layer must share."""
-    shapes = [[(part.rows, part.cols, part.core_type) for part in expert] for expert in places]
+def _columns(tensor: TensorSlice) -> tuple[int, int] | None:
+    return None if tensor.columns is None else (tensor.columns.stride, tensor.columns.step)
+
+
+def _stack(tensor: TensorSlice) -> tuple[int, int, int] | None:
+    return None if tensor.stack is None else (tensor.stack.count, tensor.stack.rows, tensor.stack.stride)
+
+
+def _same_shapes(layer: int, places: list[ExpertPlaces]) -> list[tuple[int, int, str, int, int]]:
+    """(rows, cols, type, stride, step) of gate, up and down, which all experts of a layer must share."""
+    shapes = [
+        [(part.rows, part.cols, part.core_type, *(_columns(part) or (0, 1))) for part in expert] for expert in places
+    ]
     for number, expert in enumerate(shapes):
         if expert != shapes[0]:
             raise CheckpointError(f"layer {layer}: expert {number} is {expert}; expected {shapes[0]}, as expert 0")

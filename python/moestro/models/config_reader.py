@@ -75,9 +75,23 @@ class ConfigReader:
             raise CheckpointError(f"{self.where} has no {key!r}, which this model type needs")
         return default
 
+    def assume(self, **defaults: Any) -> None:
+        """What absent keys mean, null ones among them."""
+        absent = {key: value for key, value in defaults.items() if self._values.get(key) is None}
+        self._values = {**self._values, **absent}
+
     def has(self, key: str) -> bool:
         """Whether the key is there, null included."""
         return key in self._values
+
+    def one_of(self, *keys: str) -> str:
+        """Which of several names for one thing the config uses, the first where it uses none; others must agree."""
+        used = [key for key in keys if self._values.get(key) is not None]
+        self._taken.update(keys)
+        for key in used[1:]:
+            if self._values[key] != self._values[used[0]]:
+                raise self.wrong(key, self._values[key], f"the same as {used[0]} = {self._values[used[0]]!r}")
+        return used[0] if used else keys[0]
 
     def integer(self, key: str, default: Any = _REQUIRED, *, low: int = 1) -> Any:
         """An int of at least `low`, or `default` when the key is absent or null."""

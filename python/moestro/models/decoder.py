@@ -3,22 +3,21 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from functools import partial
 from typing import NamedTuple
 
 import numpy as np
 
 from moestro import _core
 from moestro._core import F32, U8, KvPool, Runtime, Workspace
-from moestro.errors import InternalError, NumericError, UsageError
-from moestro.layers.attention import Attention
+from moestro.errors import NumericError, UsageError
 from moestro.layers.embedding import Embedding
-from moestro.layers.head import Head, StreamedHead
-from moestro.layers.mlp import Mlp, MlpWeights
-from moestro.layers.moe import Moe, RouterWeights
-from moestro.models.resident import ResidentLayer, ResidentWeights
-from moestro.models.rotary import Rotary
-from moestro.models.spec import DenseSpec, LayerSpec, ModelSpec, MoeSpec
+from moestro.models.halves import AttentionHalf, make_attention, make_feed_forward, make_head
+from moestro.models.resident import ResidentWeights
+from moestro.models.rotary import Rotary, query_factors
+from moestro.models.spec import ModelSpec
 from moestro.models.step import Segment, StepBatch, accepted_counts, block_places, checked_segments
+from moestro.models.work_sizes import make_workspace, rotary_dims
 
 
 class Decoder:
@@ -48,12 +47,15 @@ class Decoder:
         self._runtime = runtime
         self._streamed = weights.streamed
         self._embedding = Embedding(weights.embedding)
-        self._rotary = Rotary(spec.rope, spec.head_dim)
-        self._layers = tuple(
-            _layer(runtime, kv_pool, spec, index, layer, layer_weights)
-            for index, (layer, layer_weights) in enumerate(zip(spec.layers, weights.layers, strict=True))
-        )
-        self._head = make_head(runtime, weights, eps=spec.rms_norm_eps)
+        self._embedding_multiplier = np.float32(spec.embedding_multiplier)
+        self._rotary = [Rotary(rope, dims) for rope, dims in zip(spec.ropes, rotary_dims(spec), strict=True)]
+        self._layers = [
+            DecoderLayer(
+                make_attention(runtime, kv_pool, spec, index, layer), make_feed_forward(runtime, spec, index, layer)
+            )
+            for index, layer in enumerate(weights.layers)
+        ]
+        self._head = make_head(runtime, spec, weights)
         self.workspace = make_workspace(spec, max_rows)  # its contents belong to the step under way
         self._open: tuple[Segment, ...] = ()  # segments of a step with tentative rows, until finish or abort
 
@@ -120,28 +122,26 @@ class Decoder:
     def _run(self, batch: StepBatch, segments: Sequence[Segment]) -> F32:
         work = self.workspace
         places = block_places(segments, batch.positions, _core.KV_BLOCK)
-        frequencies = self._rotary.frequencies(batch.positions, segments)
-        work.begin(batch.positions, places.tables, places.table_begin, places.blocks, frequencies, self._rotary.factor)
+        rotary = [(rotary.frequencies(batch.positions, segments), rotary.factor) for rotary in self._rotary]
+        factors = query_factors(self.spec.query_temperature, batch.positions)
+        work.begin(batch.positions, places.tables, places.table_begin, places.blocks, rotary, factors)
         self._embedding(batch.token_ids, work.x)
+        if self._embedding_multiplier != 1:
+            np.multiply(work.x, self._embedding_multiplier, out=work.x)
         if self._streamed:
             self._run_streamed(work)
         else:
             for layer in self._layers:
-                layer.attention(work)
-                layer.feed_forward(work)
+                layer.attend(work)
+                layer.feed(work)
         return self._logits(work, batch)
 
     def _run_streamed(self, work: Workspace) -> None:
         """As above; a layer's linears are in memory while it needs them. A failure is cleaned up by abort_step."""
         for unit, layer in enumerate(self._layers):
             self._runtime.hold_unit(unit)
-            layer.attention(work)
-            if layer.dense:
-                layer.feed_forward(work)
-                self._runtime.release_unit(unit)
-            else:  # experts and their router are not of the unit: what comes next can be read meanwhile
-                self._runtime.release_unit(unit)
-                layer.feed_forward(work)
+            layer.attend(work)
+            layer.feed(work, partial(self._runtime.release_unit, unit))
 
     def _logits(self, work: Workspace, batch: StepBatch) -> F32:
         rows = np.asarray(batch.logit_rows, dtype=np.int64)
@@ -164,66 +164,25 @@ class Decoder:
                 segment.sequence.commit(0)
 
 
-class _Layer(NamedTuple):
+class DecoderLayer(NamedTuple):
     """Two halves; each adds to the residual stream."""
 
-    attention: Callable[[Workspace], None]
-    feed_forward: Callable[[Workspace], None]
-    dense: bool
+    attention: AttentionHalf
+    feed_forward: _core.MlpLayer | _core.MoeLayer
 
+    def attend(self, work: Workspace) -> None:
+        """Keys and values of the step's rows are stored on the way."""
+        self.attention.run(work)
 
-def _layer(
-    runtime: Runtime, kv: KvPool, model: ModelSpec, index: int, spec: LayerSpec, weights: ResidentLayer
-) -> _Layer:
-    attention = Attention(
-        runtime.compute,
-        kv,
-        index,
-        weights.input_norm,
-        weights.attention,
-        eps=model.rms_norm_eps,
-        scale=model.head_dim**-0.5,
-        window=spec.sliding_window or 0,
-        rotary=spec.rotary,
-    )
-    feed_forward = _feed_forward(runtime, model.rms_norm_eps, index, spec.mlp, weights)
-    return _Layer(attention, feed_forward, isinstance(spec.mlp, DenseSpec))
+    def feed(self, work: Workspace, release: Callable[[], None] = lambda: None) -> None:
+        """release: called when the layer's trunk has been used for the last time in this step.
 
-
-def _feed_forward(
-    runtime: Runtime, eps: float, index: int, spec: DenseSpec | MoeSpec, weights: ResidentLayer
-) -> Mlp | Moe:
-    norm = weights.post_attention_norm
-    if isinstance(spec, DenseSpec) and isinstance(weights.mlp, MlpWeights):
-        return Mlp(runtime.compute, index, norm, weights.mlp, eps=eps)
-    if isinstance(spec, MoeSpec) and isinstance(weights.mlp, RouterWeights):
-        return Moe(
-            runtime,
-            index,
-            norm,
-            weights.mlp,
-            eps=eps,
-            top_k=spec.num_experts_per_tok,
-            normalise=spec.norm_topk_prob,
-        )
-    raise InternalError(f"layer {index}: {type(spec).__name__} was given {type(weights.mlp).__name__}")
-
-
-def make_head(runtime: Runtime, weights: ResidentWeights, *, eps: float) -> Head | StreamedHead:
-    if weights.streamed:
-        return StreamedHead(runtime, weights.final_norm, weights.head, eps=eps, first_unit=len(weights.layers))
-    return Head(runtime.compute, weights.final_norm, weights.head, eps=eps)
-
-
-def make_workspace(spec: ModelSpec, max_rows: int) -> Workspace:
-    """What the steps of a model compute in. `work_bytes` of the memory plan counts it."""
-    moe = [layer.mlp for layer in spec.layers if isinstance(layer.mlp, MoeSpec)]
-    return Workspace(
-        hidden=spec.hidden_size,
-        heads=spec.num_heads,
-        kv_heads=spec.num_kv_heads,
-        head_dim=spec.head_dim,
-        experts=max((mlp.num_experts for mlp in moe), default=0),
-        top_k=max((mlp.num_experts_per_tok for mlp in moe), default=0),
-        max_rows=max_rows,
-    )
+        Errors of an expert's load surface here, naming the expert and its file.
+        """
+        if isinstance(self.feed_forward, _core.MlpLayer):
+            self.feed_forward.run(work)
+            release()
+        else:  # experts are not of the trunk: what comes next can be read meanwhile
+            self.feed_forward.submit(work)
+            release()
+            self.feed_forward.wait(work)

@@ -2,15 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 
 from moestro import _core
 from moestro.checkpoint.pack_formats import INTEGER_FORMATS
 from moestro.checkpoint.store_format import EMBED_CHECKSUMS, PART_ALIGN, StoreManifest
-from moestro.checkpoint.weights import GatedMlpTensors, ModelWeights, TensorSlice
+from moestro.checkpoint.weights import GatedMlpTensors, ModelWeights
 from moestro.models.checkpoint_source import UnitPiece, checkpoint_units, expert_format, trunk_format
+from moestro.models.roles import F32_MATRICES
 from moestro.models.spec import DenseSpec, ModelSpec, MoeSpec
-from moestro.models.vectors import vector_bytes
+from moestro.models.vectors import HasShape, vector_bytes
+from moestro.models.work_sizes import work_sizes
 from moestro.plan.footprint import Footprint
 
 _PAGE = 4096  # matrices start on pages of their own, and records are whole pages
@@ -30,6 +32,7 @@ def make_footprint(
     """trunk, small, units, in_place: see `Footprint`. records: bytes of every expert record."""
     dense = [layer.mlp.intermediate_size for layer in spec.layers if isinstance(layer.mlp, DenseSpec)]
     moe = [layer.mlp for layer in spec.layers if isinstance(layer.mlp, MoeSpec)]
+    shared = [mlp.shared.intermediate_size for mlp in moe if mlp.shared is not None]
     return Footprint(
         trunk=trunk,
         small=small,
@@ -44,7 +47,11 @@ def make_footprint(
         heads=spec.num_heads,
         kv_heads=spec.num_kv_heads,
         head_dim=spec.head_dim,
-        dense_width=max(dense, default=0),
+        value_dim=spec.value_dim,
+        latent=spec.mla is not None,
+        head_inputs=max(spec.mla.qk_nope_head_dim, spec.mla.kv_lora_rank) if spec.mla else 0,
+        work_sizes=work_sizes(spec),
+        dense_width=max([*dense, *shared], default=0),
         trunk_integer=not trunk_formats.isdisjoint(INTEGER_FORMATS),
         bf16="bf16" in trunk_formats | expert_formats,
         experts=max((layer.num_experts for layer in moe), default=0),
@@ -53,15 +60,16 @@ def make_footprint(
         experts_integer=not expert_formats.isdisjoint(INTEGER_FORMATS),
         dtype=spec.dtype,
         max_len=spec.context_length,
+        max_len_reason=spec.context_reason,
     )
 
 
 def checkpoint_footprint(spec: ModelSpec, weights: ModelWeights, trunk: str, experts: str) -> Footprint:
     """Of a checkpoint in place; trunk, experts: the formats asked for."""
-    linears = [tensor for layer in weights.layers for _, tensor in layer.linears()] + [weights.head]
+    linears = [*weights.linears(), weights.head]
     formats = [trunk_format(trunk, tensor) for tensor in linears]
     matrices = sum(_matrix_pages(tensor, name) for tensor, name in zip(linears, formats, strict=True))
-    small = vector_bytes(weights.final_norm) + sum(_small_bytes(weights))
+    small = sum(small_bytes(name, tensor) for name, tensor in weights.all_small())
     firsts = [(layer.experts[0], len(layer.experts)) for layer in weights.layers if layer.experts]
     kept = [expert_format(experts, expert) for expert, _ in firsts]
     records = [
@@ -87,10 +95,8 @@ def store_footprint(spec: ModelSpec, manifest: StoreManifest) -> Footprint:
     for tensor in manifest.plain:
         if tensor.name == EMBED_CHECKSUMS:
             small += tensor.nbytes
-        elif tensor.name.endswith(".router"):
-            small += _core.matrix_bytes("f32", "none", tensor.rows, tensor.cols)
         elif tensor.name != "embed":
-            small += vector_bytes(tensor)
+            small += small_bytes(tensor.name, tensor)
     return make_footprint(
         spec,
         trunk=sum(record.record_bytes for record in trunk) + small,
@@ -103,10 +109,9 @@ def store_footprint(spec: ModelSpec, manifest: StoreManifest) -> Footprint:
     )
 
 
-def _small_bytes(weights: ModelWeights) -> Iterator[int]:
-    for layer in weights.layers:
-        for name, tensor in layer.small():
-            yield _matrix_pages(tensor, "f32") if name == "router" else vector_bytes(tensor)
+def small_bytes(role: str, tensor: HasShape) -> int:
+    """Of a norm, bias or router as it is held: float32, routers as matrices."""
+    return _matrix_pages(tensor, "f32") if role.rsplit(".", 1)[-1] in F32_MATRICES else vector_bytes(tensor)
 
 
 def _record_bytes(expert: GatedMlpTensors, format: str) -> int:
@@ -122,7 +127,7 @@ def _unit_bytes(pieces: Sequence[UnitPiece]) -> int:
     return _pages(end)
 
 
-def _matrix_pages(tensor: TensorSlice, format: str) -> int:
+def _matrix_pages(tensor: HasShape, format: str) -> int:
     return _pages(_core.matrix_bytes(format, "none", tensor.rows, tensor.cols))
 
 

@@ -16,6 +16,7 @@ from moestro.models.spec import ModelSpec, MoeSpec
 from moestro.plan.io_choice import choose_io
 from moestro.plan.memory import MemoryPlan, plan_memory
 from moestro.threads import default_threads
+from moestro.trace.routing import read_routing_trace
 
 
 @dataclass(frozen=True)
@@ -61,6 +62,7 @@ def load_model(
         io_read_bytes=io.way.read_bytes,
         verify=config.verify,
         policy=config.policy,
+        frequencies=_frequencies(opened.spec, config),
         expert_slots=config.expert_slots,
         trace_events=config.trace_events,
     )
@@ -87,13 +89,23 @@ def _load(
         runtime.set_stream(window=shape.window, batch=shape.batch, keep_bytes=plan.stream.keep_bytes)
     if any(isinstance(layer.mlp, MoeSpec) for layer in spec.layers):
         runtime.set_experts()
-    kv_pool = runtime.set_kv(plan.kv_dtype, spec.num_kv_heads, spec.head_dim, spec.num_layers)
+    kv_pool = runtime.set_kv(
+        plan.kv_dtype, spec.num_kv_heads, spec.head_dim, spec.num_layers, latent=spec.value_dim if spec.mla else 0
+    )
     decoder = Decoder(spec, weights, runtime, kv_pool, max_rows=plan.prefill_chunk, max_logit_rows=plan.logit_rows)
     if config.trace_events:
         decoder.workspace.trace_to(runtime)
     facts = _facts(opened, plan, runtime)
     facts["refused"] += _no_fast_math(opened, config)
     return LoadedModel(spec, decoder, runtime, kv_pool, plan, facts)
+
+
+def _frequencies(spec: ModelSpec, config: EngineConfig) -> list[float]:
+    """What a policy knows of the past, layer after layer."""
+    if config.policy_trace is None:
+        return []
+    experts = [layer.mlp.num_experts for layer in spec.layers if isinstance(layer.mlp, MoeSpec)]
+    return read_routing_trace(Path(config.policy_trace)).frequencies(experts, config.policy_trace)
 
 
 def _no_fast_math(opened: OpenedModel, config: EngineConfig) -> list[str]:

@@ -1,140 +1,124 @@
-"""Tensor names of a llama-like checkpoint -> roles: every tensor found, of its exact shape, and none left over."""
+"""Tensor names of a checkpoint -> roles: every tensor found, of its exact shape, and none left over."""
 
 from __future__ import annotations
 
 import re
+from collections.abc import Iterator, Mapping
 
 from moestro.checkpoint.index import CheckpointIndex
-from moestro.checkpoint.weights import GatedMlpTensors, LayerTensors, ModelWeights, TensorSlice
+from moestro.checkpoint.weights import LayerTensors, ModelWeights, TensorSlice
 from moestro.models.claims import TensorClaims
-from moestro.models.family import ExpertNames, Family
-from moestro.models.spec import DenseSpec, LayerSpec, ModelSpec, MoeSpec
+from moestro.models.family import LAYER_NAMES, MODEL_NAMES, Family
+from moestro.models.locate_experts import ExpertLocator
+from moestro.models.roles import GATED_MLP, Shape, linear_shapes, model_shapes, small_shapes
+from moestro.models.spec import LayerSpec, MlaSpec, ModelSpec, MoeSpec
+from moestro.models.text_tower import tower_names
 
 # Buffers that old checkpoints saved; the frequencies follow from the config.
-_BUFFERS = re.compile(r"model\.(layers\.\d+\.self_attn\.)?rotary_emb\.inv_freq")
+_BUFFERS = (r"self_attn\.rotary_emb\.inv_freq",)
 
-# How transformers 5 stores a mixture in one piece, whatever the family.
-_FUSED_ROUTER = "mlp.gate.weight"
-_FUSED_GATE_UP = "mlp.experts.gate_up_proj"  # [experts, 2 * intermediate, hidden], gate rows first
-_FUSED_DOWN = "mlp.experts.down_proj"  # [experts, hidden, intermediate]
+# Where layers that guess the tokens after the next are not numbered like the others.
+_FURTHER = re.compile(r"(model\.)?mtp[._]")
 
 
 def locate_weights(family: Family, spec: ModelSpec, index: CheckpointIndex) -> ModelWeights:
     """Where every weight of the model lies. Raises CheckpointError naming missing, misshapen and leftover tensors."""
-    claims = TensorClaims(index.tensors, str(index.directory))
-    embed = claims.matrix("model.embed_tokens.weight", spec.vocab_size, spec.hidden_size)
-    layers = tuple(_layer(claims, family, spec, number) for number in range(spec.num_layers))
-    final_norm = claims.vector("model.norm.weight", spec.hidden_size)
-    head = embed
-    # A tied model that brings a head all the same means it: transformers unties the two where they differ.
-    if not spec.tie_word_embeddings or "lm_head.weight" in claims:
-        head = claims.matrix("lm_head.weight", spec.vocab_size, spec.hidden_size)
-    claims.finish(ignorable=frozenset(filter(_BUFFERS.fullmatch, index.tensors)))
-    return ModelWeights(embed, final_norm, head, layers)
+    return _Locator(family, spec, index).locate()
 
 
-def _layer(claims: TensorClaims, family: Family, spec: ModelSpec, number: int) -> LayerTensors:
-    prefix = f"model.layers.{number}."
-    hidden, dim = spec.hidden_size, spec.head_dim
-    q_rows, kv_rows = spec.num_heads * dim, spec.num_kv_heads * dim
+class _Locator:
+    def __init__(self, family: Family, spec: ModelSpec, index: CheckpointIndex) -> None:
+        self._family = family
+        self._spec = spec
+        self._index = index
+        self._claims = TensorClaims(index.tensors, str(index.directory))
+        self._tower = tower_names(index.tensors, self._names("embed"))
 
-    def bias(name: str, size: int, present: bool) -> TensorSlice | None:
-        return claims.vector(f"{prefix}{name}", size) if present else None
+    def locate(self) -> ModelWeights:
+        spec, claims = self._spec, self._claims
+        embed = claims.matrix(self._model_name("embed"), spec.vocab_size, spec.hidden_size)
+        layers = tuple(self._layer(number, layer) for number, layer in enumerate(spec.layers))
+        small = {shape.role: self._small(self._model_name(shape.role), shape) for shape in model_shapes(spec)}
+        head = embed
+        # A tied model that brings a head all the same means it: transformers unties the two where they differ.
+        if not spec.tie_word_embeddings or self._model_name("head") in claims:
+            head = claims.matrix(self._model_name("head"), spec.vocab_size, spec.hidden_size)
+        claims.finish(ignorable=frozenset(self._ignorable()))
+        return ModelWeights(embed, head, small, layers)
 
-    attention = prefix + "self_attn."
-    q, k, v = _qkv(claims, family, attention, q_rows, kv_rows, hidden)
-    dense, router, experts = _mlp(claims, family, spec, spec.layers[number], prefix)
-    return LayerTensors(
-        input_norm=claims.vector(f"{prefix}input_layernorm.weight", hidden),
-        post_attention_norm=claims.vector(f"{prefix}post_attention_layernorm.weight", hidden),
-        q=q,
-        k=k,
-        v=v,
-        o=claims.matrix(f"{attention}o_proj.weight", hidden, q_rows),
-        q_bias=bias("self_attn.q_proj.bias", q_rows, spec.qkv_bias),
-        k_bias=bias("self_attn.k_proj.bias", kv_rows, spec.qkv_bias),
-        v_bias=bias("self_attn.v_proj.bias", kv_rows, spec.qkv_bias),
-        o_bias=bias("self_attn.o_proj.bias", hidden, spec.o_bias),
-        q_norm=bias("self_attn.q_norm.weight", dim, spec.qk_norm),
-        k_norm=bias("self_attn.k_norm.weight", dim, spec.qk_norm),
-        dense=dense,
-        router=router,
-        experts=experts,
-    )
+    def _layer(self, number: int, layer: LayerSpec) -> LayerTensors:
+        prefix, spec, mlp = self._layer_prefix(number), self._spec, layer.mlp
+        shapes = linear_shapes(spec, layer)
+        rows = {shape.role: shape.rows for shape in shapes}
+        linears = {shape.role: self._linear(prefix, shape, rows) for shape in shapes}
+        small = {
+            shape.role: self._small(prefix + self._layer_name(prefix, shape.role), shape)
+            for shape in small_shapes(spec, layer)
+            if not shape.role.startswith("expert_")
+        }
+        if not isinstance(mlp, MoeSpec):
+            return LayerTensors(linears, small)
+        parts = [prefix + self._layer_name(prefix, f"expert_{part}") for part in GATED_MLP]
+        found = ExpertLocator(self._claims, prefix, parts, self._family, mlp, spec.hidden_size)
+        return LayerTensors(linears, small | found.biases(), found.experts())
 
+    def _linear(self, prefix: str, shape: Shape, rows: Mapping[str, int]) -> TensorSlice:
+        mla, claims = self._spec.mla, self._claims
+        if mla is not None and shape.role in ("k_up", "v_up"):
+            return self._of_latent(prefix, shape, mla)
+        for name, roles in self._family.stacked.items():
+            if shape.role in roles and prefix + name in claims:
+                all_rows = sum(rows[role] for role in roles)
+                first = sum(rows[role] for role in roles[: roles.index(shape.role)])
+                return claims.rows(prefix + name, (all_rows, shape.cols), first, shape.rows)
+        through_latent = shape.role == "q" and mla is not None and mla.q_lora_rank is not None
+        name = self._layer_name(prefix, "q_up" if through_latent else shape.role)
+        return claims.matrix(prefix + name, shape.rows, shape.cols)
 
-def _qkv(
-    claims: TensorClaims, family: Family, prefix: str, q_rows: int, kv_rows: int, hidden: int
-) -> tuple[TensorSlice, TensorSlice, TensorSlice]:
-    if not family.fused:
-        rows = (("q", q_rows), ("k", kv_rows), ("v", kv_rows))
-        q, k, v = (claims.matrix(f"{prefix}{name}_proj.weight", count, hidden) for name, count in rows)
-        return q, k, v
-    name, shape = f"{prefix}qkv_proj.weight", (q_rows + 2 * kv_rows, hidden)
-    return (
-        claims.rows(name, shape, 0, q_rows),
-        claims.rows(name, shape, q_rows, kv_rows),
-        claims.rows(name, shape, q_rows + kv_rows, kv_rows),
-    )
+    def _of_latent(self, prefix: str, shape: Shape, mla: MlaSpec) -> TensorSlice:
+        """k_up or v_up: a head's rows of one matrix [heads * (nope + v), latent] are its keys' and then its values'."""
+        name = prefix + self._layer_name(prefix, "kv_up")
+        heads, nope, values = self._spec.num_heads, mla.qk_nope_head_dim, mla.v_head_dim
+        whole = (heads * (nope + values), mla.kv_lora_rank)
+        if shape.role == "v_up":
+            return self._claims.stack(name, whole, heads, nope, values, shape.rows)
+        return self._claims.stack(name, whole, heads, 0, nope, shape.rows, transposed=True)
 
+    def _small(self, name: str, shape: Shape) -> TensorSlice:
+        if shape.rows == 1 and not shape.role.startswith("shared_weight"):
+            return self._claims.vector(name, shape.cols)
+        return self._claims.matrix(name, shape.rows, shape.cols)
 
-def _mlp(
-    claims: TensorClaims, family: Family, spec: ModelSpec, layer: LayerSpec, prefix: str
-) -> tuple[GatedMlpTensors | None, TensorSlice | None, tuple[GatedMlpTensors, ...]]:
-    """(dense, router, experts) of one layer."""
-    hidden, names = spec.hidden_size, family.experts
-    if isinstance(layer.mlp, DenseSpec) or names is None:
-        make = _fused_dense if family.fused else _dense
-        return make(claims, spec, layer.mlp.intermediate_size, prefix), None, ()
-    count = layer.mlp.num_experts
-    if prefix + _FUSED_GATE_UP in claims:
-        experts = tuple(_fused_expert(claims, prefix, layer.mlp, hidden, expert) for expert in range(count))
-        return None, claims.matrix(prefix + _FUSED_ROUTER, count, hidden), experts
-    experts = tuple(_single_expert(claims, prefix, names, layer.mlp, hidden, expert) for expert in range(count))
-    return None, claims.matrix(prefix + names.router, count, hidden), experts
+    def _layer_prefix(self, number: int) -> str:
+        return self._tower.name(self._names("layer")[0].format(l=number))
 
+    def _model_name(self, role: str) -> str:
+        return self._tower.name(self._names(role)[0])
 
-def _dense(claims: TensorClaims, spec: ModelSpec, width: int, prefix: str) -> GatedMlpTensors:
-    hidden = spec.hidden_size
+    def _layer_name(self, prefix: str, role: str) -> str:
+        names = self._names(role)
+        return next((name for name in names if prefix + name in self._claims), names[0])
 
-    def bias(name: str, size: int) -> TensorSlice | None:
-        return claims.vector(f"{prefix}mlp.{name}_proj.bias", size) if spec.mlp_bias else None
+    def _names(self, role: str) -> tuple[str, ...]:
+        """What a role may be called, the usual name first."""
+        known = {**MODEL_NAMES, **LAYER_NAMES, **self._family.names}
+        if role not in known and role.endswith("_bias"):
+            return tuple(name.removesuffix("weight") + "bias" for name in self._names(role.removesuffix("_bias")))
+        name = known[role]
+        return (name,) if isinstance(name, str) else name
 
-    return GatedMlpTensors(
-        gate=claims.matrix(f"{prefix}mlp.gate_proj.weight", width, hidden),
-        up=claims.matrix(f"{prefix}mlp.up_proj.weight", width, hidden),
-        down=claims.matrix(f"{prefix}mlp.down_proj.weight", hidden, width),
-        gate_bias=bias("gate", width),
-        up_bias=bias("up", width),
-        down_bias=bias("down", hidden),
-    )
-
-
-def _fused_dense(claims: TensorClaims, spec: ModelSpec, width: int, prefix: str) -> GatedMlpTensors:
-    hidden, gate_up = spec.hidden_size, f"{prefix}mlp.gate_up_proj.weight"
-    return GatedMlpTensors(
-        gate=claims.rows(gate_up, (2 * width, hidden), 0, width),
-        up=claims.rows(gate_up, (2 * width, hidden), width, width),
-        down=claims.matrix(f"{prefix}mlp.down_proj.weight", hidden, width),
-    )
-
-
-def _single_expert(
-    claims: TensorClaims, prefix: str, names: ExpertNames, moe: MoeSpec, hidden: int, expert: int
-) -> GatedMlpTensors:
-    width = moe.intermediate_size
-    return GatedMlpTensors(
-        gate=claims.matrix(prefix + names.gate.format(e=expert), width, hidden),
-        up=claims.matrix(prefix + names.up.format(e=expert), width, hidden),
-        down=claims.matrix(prefix + names.down.format(e=expert), hidden, width),
-    )
-
-
-def _fused_expert(claims: TensorClaims, prefix: str, moe: MoeSpec, hidden: int, expert: int) -> GatedMlpTensors:
-    width = moe.intermediate_size
-    gate_up_shape, down_shape = (moe.num_experts, 2 * width, hidden), (moe.num_experts, hidden, width)
-    return GatedMlpTensors(
-        gate=claims.plane(prefix + _FUSED_GATE_UP, gate_up_shape, expert, 0, width),
-        up=claims.plane(prefix + _FUSED_GATE_UP, gate_up_shape, expert, width, width),
-        down=claims.plane(prefix + _FUSED_DOWN, down_shape, expert, 0, hidden),
-    )
+    def _ignorable(self) -> Iterator[str]:
+        """Tensors that have no part in the answer: old buffers, a family's extras, what is beside the text tower."""
+        unused = re.compile("|".join((*_BUFFERS, *self._family.unused)))
+        layers = re.compile(re.escape(self._layer_prefix(0)).replace("0", r"(\d+)"))
+        for name in self._index.tensors:
+            layer = layers.match(name)
+            if layer is None:
+                further = self._spec.predicts_further and _FURTHER.match(name)
+                if further or self._tower.beside(name) or name.endswith("rotary_emb.inv_freq"):
+                    yield name
+            elif int(layer[1]) >= self._spec.num_layers:
+                if self._spec.predicts_further:  # layers that guess the tokens after the next
+                    yield name
+            elif unused.fullmatch(name, layer.end()):
+                yield name

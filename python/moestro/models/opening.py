@@ -61,7 +61,7 @@ class OpenedCheckpoint:
         self._checkpoint: Checkpoint = open_checkpoint(directory)
         self.spec = self._checkpoint.spec
         weights = self._checkpoint.weights
-        linears = [tensor for layer in weights.layers for _, tensor in layer.linears()] + [weights.head]
+        linears = [*weights.linears(), weights.head]
         self.trunk_formats = _joined({trunk_format(self._trunk, tensor) for tensor in linears})
         self.expert_formats = _joined(
             {expert_format(self._experts, layer.experts[0]) for layer in weights.layers if layer.experts}

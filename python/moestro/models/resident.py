@@ -9,29 +9,29 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Protocol
 
+import numpy as np
+
 from moestro._core import F32, Matrix
-from moestro.layers.attention import AttentionWeights
 from moestro.layers.embedding import EmbeddingTable
-from moestro.layers.mlp import MlpWeights
-from moestro.layers.moe import RouterWeights
-from moestro.models.spec import DenseSpec, ModelSpec
+from moestro.models.roles import F32_MATRICES, linear_shapes, model_shapes, small_shapes
+from moestro.models.spec import ModelSpec, MoeSpec
 
 Progress = Callable[[int, int], None]  # (bytes read, bytes to read in all)
 
 
 @dataclass(frozen=True)
 class ResidentLayer:
-    input_norm: F32  # [hidden]
-    attention: AttentionWeights
-    post_attention_norm: F32  # [hidden]
-    mlp: MlpWeights | RouterWeights
+    """By the roles of moestro.models.roles."""
+
+    matrices: Mapping[str, Matrix]  # biases, where the model has them, are inside
+    vectors: Mapping[str, F32]
 
 
 @dataclass(frozen=True)
 class ResidentWeights:
     embedding: EmbeddingTable  # its rows stay on disk
     layers: tuple[ResidentLayer, ...]
-    final_norm: F32  # [hidden]
+    vectors: Mapping[str, F32]  # of no layer: "final_norm"
     head: tuple[Matrix, ...]  # consecutive row slices of [vocab, hidden]
     streamed: bool = False  # every layer's linears, and then every slice of the head, are units of the layer stream
 
@@ -45,19 +45,19 @@ class WeightSource(Protocol):
     """
 
     def linears(self, layer: int) -> Mapping[str, Matrix]:
-        """By name, biases inside: q, k, v, o and, of a dense MLP, gate, up, down."""
+        """The trunk's matrices of a layer, biases inside."""
         ...
 
     def vector(self, role: str) -> F32:
-        """A norm weight, by role: "final_norm", "layers.3.input_norm"."""
+        """A norm weight or another vector, by role: "final_norm", "layers.3.input_norm"."""
         ...
 
-    def router(self, layer: int) -> Matrix:
-        """[experts, hidden], f32 whatever the model's precision."""
+    def small_matrix(self, role: str) -> Matrix:
+        """A router ("layers.3.router") or another small linear, bias inside: f32 whatever the model's precision."""
         ...
 
-    def add_experts(self, layer: int) -> None:
-        """Tells the runtime where the layer's experts lie; reads none."""
+    def add_experts(self, layer: int, activation: str) -> None:
+        """Tells the runtime where the layer's experts lie; reads no more of them than biases."""
         ...
 
     def head(self) -> tuple[Matrix, ...]: ...
@@ -69,33 +69,31 @@ def load_resident(spec: ModelSpec, source: WeightSource, *, streamed: bool = Fal
     return ResidentWeights(
         embedding=source.embedding(),
         layers=tuple(_layer(spec, source, number) for number in range(spec.num_layers)),
-        final_norm=source.vector("final_norm"),
+        vectors={
+            shape.role: _vector(spec, source, shape.role) for shape in model_shapes(spec) if shape.role != "head_bias"
+        },
         head=source.head(),
         streamed=streamed,
     )
 
 
 def _layer(spec: ModelSpec, source: WeightSource, number: int) -> ResidentLayer:
-    name, linears = f"layers.{number}", source.linears(number)
-    return ResidentLayer(
-        input_norm=source.vector(f"{name}.input_norm"),
-        attention=AttentionWeights(
-            q=linears["q"],
-            k=linears["k"],
-            v=linears["v"],
-            o=linears["o"],
-            q_norm=source.vector(f"{name}.q_norm") if spec.qk_norm else None,
-            k_norm=source.vector(f"{name}.k_norm") if spec.qk_norm else None,
-        ),
-        post_attention_norm=source.vector(f"{name}.post_attention_norm"),
-        mlp=_feed_forward(spec, source, number, linears),
-    )
+    layer, prefix = spec.layers[number], f"layers.{number}."
+    inside = {f"{shape.role}_bias" for shape in linear_shapes(spec, layer)} | {f"{role}_bias" for role in F32_MATRICES}
+    small = [shape.role for shape in small_shapes(spec, layer) if shape.role not in inside]
+    matrices = dict(source.linears(number))
+    matrices |= {role: source.small_matrix(prefix + role) for role in small if role in F32_MATRICES}
+    if isinstance(layer.mlp, MoeSpec):
+        source.add_experts(number, spec.activation)
+    vectors = {
+        role: _vector(spec, source, prefix + role)
+        for role in small
+        if role not in F32_MATRICES and not role.startswith("expert_")
+    }
+    return ResidentLayer(matrices, vectors)
 
 
-def _feed_forward(
-    spec: ModelSpec, source: WeightSource, number: int, linears: Mapping[str, Matrix]
-) -> MlpWeights | RouterWeights:
-    if isinstance(spec.layers[number].mlp, DenseSpec):
-        return MlpWeights(linears["gate"], linears["up"], linears["down"])
-    source.add_experts(number)
-    return RouterWeights(source.router(number))
+def _vector(spec: ModelSpec, source: WeightSource, role: str) -> F32:
+    values = source.vector(role)
+    counts_from_one = spec.norm == "rms_plus_one" and role.endswith("norm")
+    return values + np.float32(1) if counts_from_one else values

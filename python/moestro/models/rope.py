@@ -118,7 +118,8 @@ def _llama3(rope: RopeSpec, head_dim: int) -> F32:
     wavelengths = _inverse(frequencies) * np.float32(2 * math.pi)
     is_long, is_short = wavelengths > np.float32(original / low), wavelengths < np.float32(original / high)
     scaled = np.where(is_long, frequencies / factor, frequencies)
-    smooth = (_inverse(wavelengths) * np.float32(original) - np.float32(low)) / np.float32(high - low)
+    band = high - low or 1.0  # where there is none, nothing lies in it
+    smooth = (_inverse(wavelengths) * np.float32(original) - np.float32(low)) / np.float32(band)
     blended = (one - smooth) * scaled / factor + smooth * scaled
     return np.where(is_long | is_short, scaled, blended)
 

@@ -8,7 +8,7 @@ import numpy as np
 
 from moestro._core import F32, I64
 from moestro.models import rope
-from moestro.models.spec import RopeSpec
+from moestro.models.spec import QueryTemperature, RopeSpec
 from moestro.models.step import Segment
 
 
@@ -31,3 +31,13 @@ class Rotary:
         lengths, row_set = np.unique(np.maximum(prompts, positions + 1), return_inverse=True)
         sets = np.stack([rope.inv_freq(self._spec, self._head_dim, int(length)) for length in lengths])
         return np.ascontiguousarray(sets[row_set])
+
+
+def query_factors(temperature: QueryTemperature | None, positions: I64) -> F32 | None:
+    """What queries are multiplied by where attention sees no positions: [rows], in float32 as transformers does."""
+    if temperature is None:
+        return None
+    steps = np.floor((positions + 1).astype(np.float32) / np.float32(temperature.floor_scale))
+    growth = np.log1p(steps.astype(np.float64)).astype(np.float32)
+    factors: F32 = growth * np.float32(temperature.scale) + np.float32(1)
+    return factors

@@ -22,6 +22,7 @@ from moestro.errors import CheckpointError
 from moestro.layers.embedding import EmbeddingTable
 from moestro.models.packed import PackedModel
 from moestro.models.resident import Progress
+from moestro.models.roles import GATED_MLP
 from moestro.models.vectors import read_bytes, read_vector, vector_bytes
 
 
@@ -56,9 +57,8 @@ class StoreSource:
         self._runtime.ledger.take("trunk", vector_bytes(self._tensor(role)))
         return self._read(role)
 
-    def router(self, layer: int) -> Matrix:
+    def small_matrix(self, role: str) -> Matrix:
         """Verified and widened here: a router is small and no record."""
-        role = f"layers.{layer}.router"
         tensor = self._tensor(role)
         raw = read_bytes(role, self._path(tensor.file), tensor.offset, tensor.nbytes, checksum_value(tensor.checksum))
         packed = np.empty(_core.matrix_bytes("f32", "none", tensor.rows, tensor.cols), dtype=np.uint8)
@@ -66,9 +66,10 @@ class StoreSource:
         source_type = _core_type(tensor)
         _core.pack_matrix(self._runtime.compute, raw, source_type, tensor.rows, tensor.cols, "f32", "none", packed)
         self._advance(tensor.nbytes)
-        return Matrix.from_packed(packed, "f32", "none", tensor.rows, tensor.cols)
+        bias = self.vector(f"{role}_bias") if f"{role}_bias" in self._plain else None
+        return Matrix.from_packed(packed, "f32", "none", tensor.rows, tensor.cols, bias)
 
-    def add_experts(self, layer: int) -> None:
+    def add_experts(self, layer: int, activation: str) -> None:
         experts = self._manifest.layers[layer].experts
         if experts is None:
             raise CheckpointError(f"{self._directory}: layer {layer} has no experts; pack the model again")
@@ -79,12 +80,17 @@ class StoreSource:
             np.array([self._file(file) for file in experts.files], dtype=np.int32),
             np.array(experts.offsets, dtype=np.uint64),
             np.array([checksum_value(text) for text in experts.checksums], dtype=np.uint64),
+            activation,
+            self._expert_biases(layer),
         )
 
     def head(self) -> tuple[Matrix, ...]:
-        return tuple(
-            self._record(f"head.{number}", record, [None])[0] for number, record in enumerate(self._manifest.head)
-        )
+        bias, row, matrices = self._read("head_bias") if "head_bias" in self._plain else None, 0, []
+        for number, record in enumerate(self._manifest.head):
+            rows = record.parts[0].rows
+            matrices += self._record(f"head.{number}", record, [None if bias is None else bias[row : row + rows]])
+            row += rows
+        return tuple(matrices)
 
     def embedding(self) -> EmbeddingTable:
         embed = self._tensor("embed")
@@ -100,6 +106,16 @@ class StoreSource:
         raw = read_bytes(EMBED_CHECKSUMS, path, table.offset, table.nbytes, checksum)
         self._advance(table.nbytes)
         return raw.view(np.uint64)
+
+    def _expert_biases(self, layer: int) -> tuple[F32, F32, F32] | None:
+        gate, up, down = (f"layers.{layer}.expert_{part}_bias" for part in GATED_MLP)
+        if gate not in self._plain:
+            return None
+        return self._rows(gate), self._rows(up), self._rows(down)
+
+    def _rows(self, role: str) -> F32:
+        tensor = self._tensor(role)
+        return self.vector(role).reshape(tensor.rows, tensor.cols)
 
     def _read(self, role: str) -> F32:
         tensor = self._tensor(role)

@@ -9,6 +9,7 @@ import numpy as np
 
 from moestro import _core
 from moestro._core import F32, U8
+from moestro.checkpoint.gather import gather
 from moestro.checkpoint.weights import TensorSlice
 from moestro.errors import IntegrityError, NumericError, StorageError
 
@@ -46,7 +47,7 @@ def read_bytes(role: str, path: Path, offset: int, nbytes: int, checksum: int | 
 
 def read_vector(role: str, tensor: TensorSlice, checksum: int | None = None) -> F32:
     """The elements of `tensor`, widened: float32 [rows * cols]. Raises also NumericError where one is not finite."""
-    raw = read_bytes(role, tensor.path, tensor.offset, tensor.nbytes, checksum)
+    raw = gather(tensor, read_bytes(role, tensor.path, tensor.offset, tensor.span, checksum))
     values = _core.widen(raw, tensor.core_type, tensor.rows * tensor.cols)
     if not np.isfinite(values).all():
         raise NumericError(f"{role}: {tensor.path} holds a value that is not finite")

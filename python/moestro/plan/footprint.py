@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Any
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -21,7 +23,7 @@ class Footprint:
     heads: int
     kv_heads: int
     head_dim: int
-    dense_width: int  # intermediate size of the widest dense MLP; 0 where there is none
+    dense_width: int  # intermediate size of the widest MLP of the trunk; 0 where there is none
     trunk_integer: bool  # any linear of the trunk in q8 or q4
     bf16: bool  # any linear, of trunk or experts, in bf16
 
@@ -32,3 +34,9 @@ class Footprint:
 
     dtype: str  # the model's own precision: "f32" | "bf16" | "f16"
     max_len: int  # longest context the model was made for, tokens
+
+    max_len_reason: str = "the model was made for fewer tokens"
+    value_dim: int = 0  # of a cached value; 0: head_dim
+    latent: bool = False  # values are parts of keys
+    head_inputs: int = 0  # columns of the widest matrix that there is one of per head
+    work_sizes: Mapping[str, Any] = field(default_factory=dict)  # of the workspace, beyond those above

@@ -123,7 +123,7 @@ class _Needs:
         """shape: of the layer stream; None keeps the trunk in memory."""
         limit = config.max_model_len
         if limit is not None and limit > model.max_len:
-            raise UsageError(f"max_model_len: the model was made for {model.max_len} tokens, got {limit}")
+            raise UsageError(f"max_model_len: got {limit}; {model.max_len_reason}")
         self._model = model
         self._threads = threads
         self._shape = shape
@@ -211,7 +211,8 @@ class _Needs:
 
 def kv_block_bytes(model: Footprint, kv_dtype: str) -> int:
     """One block of KV_BLOCK positions: K and V of every layer, each layer's part in units of 64, in whole pages."""
-    layer = 2 * model.kv_heads * model.head_dim * core.KV_BLOCK * _KV_BYTES[kv_dtype]
+    values = 0 if model.latent else model.value_dim or model.head_dim
+    layer = model.kv_heads * (model.head_dim + values) * core.KV_BLOCK * _KV_BYTES[kv_dtype]
     return _round_up(_round_up(layer, 64) * model.layers, _PAGE)
 
 

@@ -5,11 +5,16 @@ Added up, this is the ledger's "scratch". A buffer that the decoder or a kernel 
 
 from __future__ import annotations
 
+from typing import Any
+
 from moestro import core
 from moestro.plan.footprint import Footprint
 
 # Logits of at most so many bytes are alive at a time; a step with more rows to sample runs in several.
 LOGITS_BYTES = 32 << 20
+
+# Bytes per expert and thread while rows are routed: scores, those that choose, and those of groups.
+_ROUTER_BYTES = 12
 
 # Bytes per token of the vocabulary while one row is sampled: float64 logits, probabilities, ids, order and masks.
 _SAMPLER_BYTES = 40
@@ -29,16 +34,9 @@ def work_buffers(
     """
     sampled = logit_rows(model, rows)
     return {
-        "workspace": core.Workspace.nbytes(
-            hidden=model.hidden,
-            heads=model.heads,
-            kv_heads=model.kv_heads,
-            head_dim=model.head_dim,
-            experts=model.experts,
-            top_k=model.top_k,
-            max_rows=rows,
-        ),
-        "rotary frequencies": 4 * rows * model.head_dim,  # a set per row, made by a copy
+        "workspace": core.Workspace.nbytes(max_rows=rows, **_work_sizes(model)),
+        # a set per row and embedding, made by a copy
+        "rotary frequencies": 4 * rows * model.head_dim * len(model.work_sizes.get("rotary_halves", [0])),
         "places": 48 * rows + 16 * -(-longest // core.KV_BLOCK),  # positions, block ids and pointers, given and copied
         # and whether each is finite; of a streamed head, one slice's logits beside them
         "logits": (9 if streamed else 5) * sampled * model.vocab,
@@ -58,10 +56,29 @@ def work_bytes(
 def _kernel_bytes(model: Footprint, rows: int, threads: int, longest: int, math: str) -> int:
     """What they keep from call to call: one set of activations, of the widest input, and scratch of each kind."""
     integer, queries = model.trunk_integer, model.heads * model.head_dim
-    attention = core.attention_scratch_bytes(model.kv_heads, model.head_dim, model.heads, rows, longest, threads)
+    attention = core.attention_scratch_bytes(
+        model.kv_heads, model.head_dim, model.heads, rows, longest, threads, model.value_dim
+    )
     mlp = core.mlp_scratch_bytes(rows, model.dense_width, integer, math) if model.dense_width else 0
-    router = 4 * model.experts * threads
-    return core.activation_bytes(rows, max(model.hidden, queries), integer, math) + attention + mlp + router
+    router = _ROUTER_BYTES * model.experts * threads
+    widest = max(model.hidden, queries, model.heads * model.head_inputs)
+    activations = core.activation_bytes(rows, widest, integer, math)
+    if model.head_inputs:
+        by_head = core.activation_bytes(rows * model.heads, model.head_inputs, integer, math)
+        activations = max(activations, by_head)
+    return activations + attention + mlp + router
+
+
+def _work_sizes(model: Footprint) -> dict[str, Any]:
+    usual = {
+        "hidden": model.hidden,
+        "heads": model.heads,
+        "kv_heads": model.kv_heads,
+        "head_dim": model.head_dim,
+        "experts": model.experts,
+        "top_k": model.top_k,
+    }
+    return {**usual, **model.work_sizes}
 
 
 def _expert_bytes(model: Footprint, rows: int, math: str) -> int:

@@ -154,8 +154,8 @@ TEST(Runtime, KvBlocksAndExpertsShareTheBudget) {
     Runtime runtime(given);
     set_experts(runtime, model, true);
     const std::vector<float> expected = resident(runtime, model);
-    memory::KvPool& kv = runtime.set_kv({kernels::KvType::f32, 1, 16}, 2);
-    EXPECT_THROW(runtime.set_kv({kernels::KvType::f32, 1, 16}, 2), Error) << "once";
+    memory::KvPool& kv = runtime.set_kv({kernels::KvType::f32, 1, 16, 16}, 2);
+    EXPECT_THROW(runtime.set_kv({kernels::KvType::f32, 1, 16, 16}, 2), Error) << "once";
     EXPECT_EQ(play(runtime, model, 7), expected);
     EXPECT_EQ(runtime.residency().resident, 12);
 
@@ -307,7 +307,7 @@ TEST(Runtime, OneCallAtATime) {
     };
     Runtime runtime(options(2), world);
     set_experts(runtime, model, true);
-    memory::KvPool& kv = runtime.set_kv({kernels::KvType::f32, 1, 16}, 2);
+    memory::KvPool& kv = runtime.set_kv({kernels::KvType::f32, 1, 16, 16}, 2);
     const memory::BlockId block = kv.allocate();
     int refused = 0;
     in_wait = [&] {

@@ -83,7 +83,7 @@ struct Decoder {
         std::vector<std::int64_t> positions(kTokens), begin(kTokens, 0);
         std::iota(positions.begin(), positions.end(), 0);
         AttentionJob job;
-        job.layout = {KvType::f32, kKvHeads, kHeadDim};
+        job.layout = {KvType::f32, kKvHeads, kHeadDim, kHeadDim};
         const testing::AlignedBytes block = testing::aligned_bytes(job.layout.block_bytes());
         const std::vector<std::byte*> blocks(kTokens, block.get());
         kv_append(compute, job.layout, k.data(), v.data(), positions.data(), blocks.data(), kTokens);
@@ -105,7 +105,8 @@ struct Decoder {
         const std::vector<float> in = normed(compute, x), scores = linear_of(compute, layer.router, in);
         std::vector<std::int32_t> ids(kTokens * kTopK);
         std::vector<float> weights(ids.size()), outputs(ids.size() * kHidden), y(x.size());
-        route_softmax_topk(compute, scores.data(), kTokens, kExperts, kTopK, true, ids.data(), weights.data());
+        route(compute, {.top_k = kTopK, .normalise = true}, scores.data(), kTokens, kExperts, ids.data(),
+              weights.data());
         std::vector<const float*> places(ids.size());
         Activations input;
         input.prepare(compute, in.data(), kTokens, kHidden, false);

@@ -8,6 +8,7 @@
 namespace moestro::kernels {
 namespace {
 
+using testing::AlignedBytes;
 using testing::every_compute;
 using testing::every_format;
 using testing::expect_same_bits;
@@ -150,6 +151,67 @@ TEST_P(LinearFormats, SubnormalsSurviveACallerThatFlushesThem) {
             y = run_linear(*compute, weight.matrix, x, 3);
         }
         expect_same_bits(y, expected);
+    }
+}
+
+// Matrices of one call stacked below each other, every one's rows followed by zeros up to `stride`.
+struct StackedHeads {
+    std::vector<PackedMatrix> heads;
+    AlignedBytes bytes;
+    HeadMatrices matrices;
+};
+
+StackedHeads stack_heads(const FormatCase& format, int heads, int rows, int cols, int more_panels) {
+    StackedHeads made;
+    std::size_t head_bytes = 0;
+    for (int head = 0; head < heads; ++head) {
+        made.heads.push_back(
+            testing::random_matrix(rows, cols, format.format, format.scale, 50 + static_cast<unsigned>(head)));
+        const quant::MatrixSpec& one = made.heads.back().matrix.spec;
+        head_bytes = one.bytes() + static_cast<std::size_t>(more_panels) * one.panel_bytes();
+        if (head == 0) made.bytes = testing::aligned_bytes(static_cast<std::size_t>(heads) * head_bytes);
+        std::copy_n(made.heads.back().bytes.get(), one.bytes(),
+                    made.bytes.get() + static_cast<std::size_t>(head) * head_bytes);
+    }
+    const quant::MatrixSpec& one = made.heads.front().matrix.spec;
+    const int stride = (one.panels() + more_panels) * one.panel_rows();
+    made.matrices = {{made.bytes.get(), {heads * stride, cols, format.format, format.scale}}, heads, rows, stride};
+    return made;
+}
+
+TEST_P(LinearFormats, OneMatrixPerHeadIsALinearOfEveryHead) {
+    struct Shape {
+        int heads, rows, cols, more_panels, x_rows;
+    };
+    const auto computes = every_compute();
+    for (const auto& [heads, rows, cols, more_panels, x_rows] : {Shape{1, 1, 1, 0, 1},
+                                                                 {3, 33, 70, 0, 2},
+                                                                 {5, 17, 257, 1, 1},
+                                                                 {2, 64, 33, 0, 130},
+                                                                 {7, 40, 300, 0, 67},
+                                                                 {13, 200, 31, 2, 5}}) {
+        const StackedHeads stacked = stack_heads(GetParam(), heads, rows, cols, more_panels);
+        const auto inputs = static_cast<std::size_t>(x_rows * heads);
+        const std::vector<float> x = normal_floats(inputs * static_cast<std::size_t>(cols), 3);
+        const std::int64_t ldy = rows + 3;
+        std::vector<float> expected(inputs * static_cast<std::size_t>(ldy), -7.0f);  // what lies between stays
+        for (std::size_t at = 0; at < inputs; ++at) {
+            const auto begin = x.begin() + static_cast<std::ptrdiff_t>(at) * cols;
+            const std::vector<float> y = run_linear(
+                scalar_compute(), stacked.heads[at % static_cast<std::size_t>(heads)].matrix, {begin, begin + cols}, 1);
+            std::copy(y.begin(), y.end(), expected.begin() + static_cast<std::ptrdiff_t>(at) * ldy);
+        }
+        for (const auto& [name, compute] : computes) {
+            SCOPED_TRACE(name + ", heads " + std::to_string(heads) + ", rows " + std::to_string(rows) + ", cols " +
+                         std::to_string(cols));
+            const testing::FlushSubnormals flush;
+            Activations input;
+            input.prepare(*compute, x.data(), static_cast<int>(inputs), cols, quant::is_integer(GetParam().format));
+            std::vector<float> y(expected.size(), -7.0f);
+            linear_by_head(*compute, input, stacked.matrices, y.data(), ldy);
+            expect_same_bits(y, expected);
+            if (HasFatalFailure()) return;
+        }
     }
 }
 

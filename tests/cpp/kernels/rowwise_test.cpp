@@ -100,7 +100,7 @@ TEST(Silu, IsAccurateEverywhereAndTheSameOnEveryTable) {
     for (float v : normal_floats(3001, 1, 20.0f)) gate.push_back(v);
     const std::vector<float> one(gate.size(), 1.0f);
     std::vector<float> expected(gate.size());
-    scalar_table().silu_mul(gate.data(), one.data(), expected.data(), static_cast<int>(gate.size()));
+    scalar_table().gated[0](gate.data(), one.data(), expected.data(), static_cast<int>(gate.size()));
     for (std::size_t i = 0; i < gate.size(); ++i) {
         const double v = gate[i], exact = v / (1 + std::exp(-v));
         // Where exp(-v) overflows the answer is zero, and where it nearly does the quotient is tiny.
@@ -110,7 +110,7 @@ TEST(Silu, IsAccurateEverywhereAndTheSameOnEveryTable) {
         SCOPED_TRACE(table.name);
         for (int n : {1, 15, 16, 17, static_cast<int>(gate.size())}) {
             std::vector<float> h(static_cast<std::size_t>(n));
-            table.choice.table->silu_mul(gate.data(), one.data(), h.data(), n);
+            table.choice.table->gated[0](gate.data(), one.data(), h.data(), n);
             expect_same_bits(h, std::span(expected).first(h.size()));
         }
     }
@@ -149,8 +149,8 @@ TEST(Router, PicksTheLargestWithTiesToTheLowestId) {
             for (bool normalise : {false, true}) {
                 std::vector<std::int32_t> ids(static_cast<std::size_t>(5 * top_k));
                 std::vector<float> weights(ids.size());
-                route_softmax_topk(scalar_compute(), logits.data(), 5, experts, top_k, normalise, ids.data(),
-                                   weights.data());
+                route(scalar_compute(), {.top_k = top_k, .normalise = normalise}, logits.data(), 5, experts, ids.data(),
+                      weights.data());
                 for (int row = 0; row < 5; ++row) {
                     std::vector<int> order(static_cast<std::size_t>(experts));
                     std::iota(order.begin(), order.end(), 0);
@@ -172,8 +172,8 @@ TEST(Router, PicksTheLargestWithTiesToTheLowestId) {
                     std::vector<std::int32_t> other_ids(ids.size());
                     std::vector<float> other(ids.size());
                     const testing::FlushSubnormals flush;
-                    route_softmax_topk(*compute, logits.data(), 5, experts, top_k, normalise, other_ids.data(),
-                                       other.data());
+                    route(*compute, {.top_k = top_k, .normalise = normalise}, logits.data(), 5, experts,
+                          other_ids.data(), other.data());
                     EXPECT_EQ(other_ids, ids);
                     expect_same_bits(other, weights);
                 }
@@ -192,7 +192,8 @@ TEST(Router, NonFiniteLogitIsRefused) {
             float weight = 0;
             for (const auto& [name, compute] : every_compute()) {
                 SCOPED_TRACE(name);
-                EXPECT_THROW(route_softmax_topk(*compute, logits.data(), 1, 37, 1, true, &id, &weight), Error);
+                EXPECT_THROW(route(*compute, {.top_k = 1, .normalise = true}, logits.data(), 1, 37, &id, &weight),
+                             Error);
             }
         }
     }
@@ -266,10 +267,75 @@ TEST(Rope, RotatesHalvesOnEveryTable) {
         for (const auto& [name, compute] : every_compute()) {
             SCOPED_TRACE(name + ", half " + std::to_string(half));
             std::vector<float> y(x);
-            rope(*compute, y.data(), cos.data(), sin.data(), rows, heads, 2 * half);
+            rope(*compute, {.x = y.data(), .rows = rows, .heads = heads, .head_dim = 2 * half, .half = half},
+                 cos.data(), sin.data());
             expect_same_bits(y, expected);
         }
     }
+}
+
+TEST(Rope, RotatesNeighboursOnEveryTable) {
+    for (int half : {1, 3, 8, 16, 17, 32, 40, 65}) {
+        const int rows = 3, heads = 2;
+        const std::vector<float> x = normal_floats(static_cast<std::size_t>(rows * heads * 2 * half), 1);
+        const std::vector<float> cos = normal_floats(static_cast<std::size_t>(rows * half), 2),
+                                 sin = normal_floats(static_cast<std::size_t>(rows * half), 3);
+        std::vector<float> expected(x);
+        for (int row = 0; row < rows; ++row)
+            for (int head = 0; head < heads; ++head)
+                for (int i = 0; i < half; ++i) {
+                    float* q = expected.data() + (row * heads + head) * 2 * half + 2 * i;
+                    const float a = q[0], b = q[1], c = cos[static_cast<std::size_t>(row * half + i)],
+                                s = sin[static_cast<std::size_t>(row * half + i)];
+                    q[0] = std::fma(a, c, -(b * s));
+                    q[1] = std::fma(b, c, a * s);
+                }
+        for (const auto& [name, compute] : every_compute()) {
+            SCOPED_TRACE(name + ", half " + std::to_string(half));
+            const testing::FlushSubnormals flush;
+            std::vector<float> y(x);
+            rope(*compute,
+                 {.x = y.data(),
+                  .rows = rows,
+                  .heads = heads,
+                  .head_dim = 2 * half,
+                  .half = half,
+                  .pairs = RopePairs::neighbours},
+                 cos.data(), sin.data());
+            expect_same_bits(y, expected);
+        }
+    }
+}
+
+// What is turned of a head is what a head of that size by itself would be turned to; nothing else is touched.
+TEST(Rope, TurnsSomeOfEveryHead) {
+    const int rows = 130, heads = 3, dim = 50;
+    const std::vector<float> x = normal_floats(rows * heads * dim, 1);
+    for (const RopePairs pairs : {RopePairs::halves, RopePairs::neighbours})
+        for (const auto& [first, half] : {std::pair{0, 7}, {0, 16}, {6, 22}, {33, 8}, {48, 1}, {0, 25}}) {
+            const std::vector<float> cos = normal_floats(static_cast<std::size_t>(rows * half), 2),
+                                     sin = normal_floats(static_cast<std::size_t>(rows * half), 3);
+            std::vector<float> expected(x);
+            for (int head = 0; head < rows * heads; ++head) {
+                float* part = expected.data() + head * dim + first;
+                const std::ptrdiff_t row = head / heads * half;
+                scalar_table().rotate[static_cast<std::size_t>(pairs)](part, cos.data() + row, sin.data() + row, half);
+            }
+            for (const auto& [name, compute] : every_compute()) {
+                SCOPED_TRACE(name + ", first " + std::to_string(first) + ", half " + std::to_string(half));
+                std::vector<float> y(x);
+                rope(*compute,
+                     {.x = y.data(),
+                      .rows = rows,
+                      .heads = heads,
+                      .head_dim = dim,
+                      .first = first,
+                      .half = half,
+                      .pairs = pairs},
+                     cos.data(), sin.data());
+                expect_same_bits(y, expected);
+            }
+        }
 }
 
 }  // namespace

@@ -139,9 +139,9 @@ TEST(Attention, SeesOnlyBlocksThatAreThere) {
     std::int64_t position = 72, begin = 0;
     std::array table{memory::kNoBlock, model.table[1]};
     const auto run = [&](int layer) {
-        model.work.begin({.batch = {{&position, 1}, table, {&begin, 1}},
-                          .blocks = {&table[1], 1},
-                          .inv_freq = model.frequencies.data()});
+        const StepPlaces::Rotary rotary{.inv_freq = model.frequencies.data()};
+        model.work.begin(
+            {.batch = {{&position, 1}, table, {&begin, 1}}, .blocks = {&table[1], 1}, .rotary = {&rotary, 1}});
         std::copy_n(x.data(), D::kHidden, model.work.arrays().x);
         model.attention[static_cast<std::size_t>(layer)].run(model.compute(), model.pool, model.work);
     };

@@ -58,16 +58,22 @@ class Reference {
     }
 
     void attention(const layers::Attention& layer, std::vector<float>& x) {
-        const std::vector<float> normed = norm(layer.input_norm, x, rows_, D::kHidden);
+        const std::vector<float> normed = norm(layer.branch.before, x, rows_, D::kHidden);
         std::vector<float> q = linear(*layer.q, normed), k = linear(*layer.k, normed), v = linear(*layer.v, normed);
         if (layer.q_norm.weight) q = norm(layer.q_norm, q, rows_ * D::kHeads, D::kHeadDim);
         if (layer.k_norm.weight) k = norm(layer.k_norm, k, rows_ * D::kKvHeads, D::kHeadDim);
         std::vector<float> cos(floats(D::kHeadDim / 2)), sin(cos.size());
         kernels::rope_table(positions_.data(), model_.frequencies.data(), false, 1.5f, rows_, D::kHeadDim / 2,
                             cos.data(), sin.data());
-        if (layer.rotary) {
-            kernels::rope(compute_, q.data(), cos.data(), sin.data(), rows_, D::kHeads, D::kHeadDim);
-            kernels::rope(compute_, k.data(), cos.data(), sin.data(), rows_, D::kKvHeads, D::kHeadDim);
+        if (layer.rotation) {
+            const int half = D::kHeadDim / 2;
+            const auto rotate = [&](std::vector<float>& x, int heads) {
+                kernels::rope(compute_,
+                              {.x = x.data(), .rows = rows_, .heads = heads, .head_dim = D::kHeadDim, .half = half},
+                              cos.data(), sin.data());
+            };
+            rotate(q, D::kHeads);
+            rotate(k, D::kKvHeads);
         }
         add(x, linear(*layer.o, attend(layer, q, k, v)));
     }
@@ -75,7 +81,7 @@ class Reference {
     std::vector<float> attend(const layers::Attention& layer, const std::vector<float>& q, const std::vector<float>& k,
                               const std::vector<float>& v) {
         std::vector<std::byte*> blocks, table;
-        for (const memory::BlockId block : table_) table.push_back(model_.pool.layer_data(block, layer.layer));
+        for (const memory::BlockId block : table_) table.push_back(model_.pool.layer_data(block, layer.over.layer));
         for (const std::int64_t position : positions_)
             blocks.push_back(table[static_cast<std::size_t>(position / kernels::kKvBlock)]);
         kernels::kv_append(compute_, model_.pool.layout(), k.data(), v.data(), positions_.data(), blocks.data(), rows_);
@@ -83,8 +89,8 @@ class Reference {
         std::vector<float> y(q.size());
         kernels::attention(compute_, {.layout = model_.pool.layout(),
                                       .heads = D::kHeads,
-                                      .scale = layer.scale,
-                                      .window = layer.window,
+                                      .scale = layer.over.scale,
+                                      .reach = layer.over.reach,
                                       .q = q.data(),
                                       .positions = positions_.data(),
                                       .block_tables = table.data(),
@@ -95,21 +101,21 @@ class Reference {
     }
 
     void experts(std::vector<float>& x) {
-        Call call{model_.moe.layer, rows_, D::kTopK, norm(model_.moe.norm, x, rows_, D::kHidden), {}, {}};
+        Call call{model_.moe.layer, rows_, D::kTopK, norm(model_.moe.branch.before, x, rows_, D::kHidden), {}, {}};
         const std::vector<float> logits = linear(*model_.moe.router, call.x);
         call.ids.resize(floats(D::kTopK));
         call.weights.resize(floats(D::kTopK));
-        kernels::route_softmax_topk(compute_, logits.data(), rows_, D::kExperts, D::kTopK, true, call.ids.data(),
-                                    call.weights.data());
+        kernels::route(compute_, {.top_k = D::kTopK, .normalise = true}, logits.data(), rows_, D::kExperts,
+                       call.ids.data(), call.weights.data());
         add(x, model_.toy.expected(compute_, call));
     }
 
     void mlp(std::vector<float>& x) {
         const layers::Mlp& layer = model_.mlp;
-        const std::vector<float> normed = norm(model_.mlp.norm, x, rows_, D::kHidden);
+        const std::vector<float> normed = norm(model_.mlp.branch.before, x, rows_, D::kHidden);
         std::vector<float> gate = linear(*layer.gate, normed);
         const std::vector<float> up = linear(*layer.up, normed);
-        compute_.table().silu_mul(gate.data(), up.data(), gate.data(), static_cast<int>(gate.size()));
+        compute_.table().gated[0](gate.data(), up.data(), gate.data(), static_cast<int>(gate.size()));
         add(x, linear(*layer.down, gate));
     }
 

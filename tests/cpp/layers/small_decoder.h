@@ -27,17 +27,20 @@ class SmallDecoder {
     explicit SmallDecoder(quant::Format format, int threads = 1)
         : toy({.format = format, .layers = 1, .experts = kExperts, .hidden = kHidden, .intermediate = kWidth}),
           runtime(options(threads)),
-          pool(runtime.set_kv({kernels::KvType::bf16, kKvHeads, kHeadDim}, 2)),
+          pool(runtime.set_kv({kernels::KvType::bf16, kKvHeads, kHeadDim, kHeadDim}, 2)),
           work({kHidden, kHeads, kKvHeads, kHeadDim, kExperts, kTopK}, kMaxRows) {
         runtime.set_experts(toy.packed(runtime.open_file(toy.packed_path())));
         for (memory::BlockId& block : table) block = pool.allocate();
         for (int layer = 0; layer < 2; ++layer) attention[static_cast<std::size_t>(layer)] = make(layer);
         moe = {.layer = toy.layer_number(0),
-               .norm = norm(kHidden),
+               .branch = {.before = norm(kHidden), .after = {}},
                .router = matrix(kExperts, kHidden, quant::Format::f32),
-               .top_k = kTopK,
-               .normalise = true};
-        mlp = {1, norm(kHidden), matrix(kWidth, kHidden), matrix(kWidth, kHidden), matrix(kHidden, kWidth)};
+               .rule = {.top_k = kTopK, .normalise = true}};
+        mlp = {1,
+               {.before = norm(kHidden), .after = {}},
+               matrix(kWidth, kHidden),
+               matrix(kWidth, kHidden),
+               matrix(kHidden, kWidth)};
         head = {norm(kHidden), {matrix(32, kHidden), matrix(kVocab - 32, kHidden)}};
         frequencies = normal_floats(kHeadDim / 2, 3);
     }
@@ -63,10 +66,10 @@ class SmallDecoder {
             blocks[static_cast<std::size_t>(row)] = table[static_cast<std::size_t>((length + row) / kernels::kKvBlock)];
         }
         const auto count = static_cast<std::size_t>(rows);
+        const layers::StepPlaces::Rotary rotary{frequencies.data(), false, 1.5f};
         work.begin({.batch = {{positions.data(), count}, table, {begins.data(), count}},
                     .blocks = {blocks.data(), count},
-                    .inv_freq = frequencies.data(),
-                    .attention_factor = 1.5f});
+                    .rotary = {&rotary, 1}});
     }
 
     kernels::Compute& compute() { return *runtime.compute(); }
@@ -104,19 +107,18 @@ class SmallDecoder {
     }
 
     layers::Attention make(int layer) {
-        layers::Attention made{.layer = layer,
-                               .input_norm = norm(kHidden),
+        layers::Attention made{.branch = {.before = norm(kHidden), .after = {}},
+                               .over = {.layer = layer, .scale = kScale, .reach = {.window = layer == 0 ? 0 : 9}},
                                .q = matrix(kHeads * kHeadDim, kHidden),
                                .k = matrix(kKvHeads * kHeadDim, kHidden),
                                .v = matrix(kKvHeads * kHeadDim, kHidden),
                                .q_norm = {},
                                .k_norm = {},
-                               .scale = kScale,
-                               .window = layer == 0 ? 0 : 9,
-                               .rotary = layer == 0,
+                               .rotation = {},
                                .o = matrix(kHidden, kHeads * kHeadDim)};
         norms_.push_back(normal_floats(kHidden, seed_++));
         matrices_.back().matrix.bias = norms_.back().data();  // that of o
+        if (layer == 0) made.rotation = layers::Rotation{};
         if (layer == 0) made.q_norm = norm(kHeadDim);
         if (layer == 0) made.k_norm = norm(kHeadDim);
         return made;

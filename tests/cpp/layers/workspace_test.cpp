@@ -14,14 +14,16 @@ namespace {
 
 using testing::refusal;
 
-constexpr WorkShape kShape{.hidden = 48, .heads = 4, .kv_heads = 2, .head_dim = 16, .experts = 6, .top_k = 3};
+const WorkShape kShape{.hidden = 48, .heads = 4, .kv_heads = 2, .head_dim = 16, .experts = 6, .top_k = 3};
 
 struct Places {
     std::vector<std::int64_t> positions{3, 70}, begins{0, 1};
     std::vector<memory::BlockId> tables{5, 6, 7}, blocks{5, 7};
     std::vector<float> frequencies = std::vector<float>(8, 0.5f);
 
-    StepPlaces view() const { return {{positions, tables, begins}, blocks, frequencies.data(), false, 2.0f}; }
+    StepPlaces::Rotary rotary{frequencies.data(), false, 2.0f};
+
+    StepPlaces view() const { return {{positions, tables, begins}, blocks, {&rotary, 1}}; }
 };
 
 TEST(Workspace, KeepsThePlacesItWasGiven) {
@@ -40,8 +42,8 @@ TEST(Workspace, KeepsThePlacesItWasGiven) {
     std::vector<float> cos(16), sin(16);
     const Places places;
     kernels::rope_table(places.positions.data(), places.frequencies.data(), false, 2.0f, 2, 8, cos.data(), sin.data());
-    EXPECT_EQ(std::vector<float>(work.arrays().cos, work.arrays().cos + 16), cos);
-    EXPECT_EQ(std::vector<float>(work.arrays().sin, work.arrays().sin + 16), sin);
+    EXPECT_EQ(std::vector<float>(work.rotary(0).cos, work.rotary(0).cos + 16), cos);
+    EXPECT_EQ(std::vector<float>(work.rotary(0).sin, work.rotary(0).sin + 16), sin);
 }
 
 TEST(Workspace, RefusesPlacesThatMakeNoSense) {
@@ -88,8 +90,8 @@ TEST(Workspace, ItsArraysLieApartWithinTheBytesItSays) {
                                                                       {at.k, 32},
                                                                       {at.v, 32},
                                                                       {at.attended, 64},
-                                                                      {at.cos, 8},
-                                                                      {at.sin, 8},
+                                                                      {work.rotary(0).cos, 8},
+                                                                      {work.rotary(0).sin, 8},
                                                                       {at.logits, 6},
                                                                       {at.weights, 3}}};
     std::vector<std::pair<std::uintptr_t, std::uintptr_t>> spans;

@@ -20,7 +20,7 @@ struct NothingToLend final : Lender {
 
 struct World {
     NothingToLend lender;
-    KvPool pool{{kernels::KvType::f32, 1, 16}, 3, std::make_shared<Ledger>(std::size_t{1} << 20), lender};
+    KvPool pool{{kernels::KvType::f32, 1, 16, 16}, 3, std::make_shared<Ledger>(std::size_t{1} << 20), lender};
 };
 
 TEST(BlockTables, PointersAreTheLayersPartOfEveryBlock) {
@@ -65,10 +65,10 @@ TEST(BlockTables, AWindowMayLeaveBlocksBehind) {
     const std::vector<std::int64_t> positions{130}, begins{1};
     const std::vector<BlockId> tables{kNoBlock, kNoBlock, 5, 6};
     const BlockTables batch{positions, tables, begins};
-    EXPECT_EQ(refusal([&] { require_visible(batch, 67); }), "accepted") << "keys 64 to 130";
-    EXPECT_NE(refusal([&] { require_visible(batch, 68); }).find("row 0 at position 130 sees block 0"),
+    EXPECT_EQ(refusal([&] { require_visible(batch, {.window = 67}); }), "accepted") << "keys 64 to 130";
+    EXPECT_NE(refusal([&] { require_visible(batch, {.window = 68}); }).find("row 0 at position 130 sees block 0"),
               std::string::npos);
-    EXPECT_NE(refusal([&] { require_visible(batch, 0); }).find("sees block 0"), std::string::npos);
+    EXPECT_NE(refusal([&] { require_visible(batch, {}); }).find("sees block 0"), std::string::npos);
 }
 
 TEST(BlockTables, PositionsCountFromZero) {

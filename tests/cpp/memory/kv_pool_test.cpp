@@ -11,7 +11,7 @@
 namespace moestro::memory {
 namespace {
 
-constexpr kernels::KvLayout kLayout{kernels::KvType::bf16, 2, 16};
+constexpr kernels::KvLayout kLayout{kernels::KvType::bf16, 2, 16, 16};
 constexpr int kLayers = 3;
 
 // Stands for the expert cache: holds an entry and gives it up in whole units, down to a minimum.
@@ -121,7 +121,7 @@ TEST(KvPool, ItsEndGivesEverythingBack) {
 TEST(KvPool, ShapesWithoutHeadsOrChannelsAreRefused) {
     World world;
     for (const auto& [heads, channels] : {std::pair{0, 16}, {2, 0}, {-1, -16}}) {
-        const kernels::KvLayout layout{kernels::KvType::f32, heads, channels};
+        const kernels::KvLayout layout{kernels::KvType::f32, heads, channels, channels};
         EXPECT_THROW(KvPool(layout, 1, world.ledger, world.stock), Error) << heads << " heads of " << channels;
     }
     EXPECT_THROW(KvPool(kLayout, 0, world.ledger, world.stock), Error);

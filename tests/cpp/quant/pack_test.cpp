@@ -189,6 +189,59 @@ TEST(Pack, EveryByteLiesWhereThePageSays) {
                 }
 }
 
+// A table whose column holds a row of the matrix: element (n, k) at k * stride + n * step.
+TEST(PackColumns, GivesTheBytesOfTheTurnedMatrix) {
+    for (const Format format : {Format::f32, Format::bf16})
+        for (const SourceType type : {SourceType::f32, SourceType::bf16, SourceType::f16})
+            for (const int step : {1, 2, 3})
+                for (const int rows : {1, 31, 32, 33, 64, 70})
+                    for (const int cols : {1, 3, 31, 32, 33, 100, 257}) {
+                        const int stride = rows * step + (cols % 3 == 0 ? 5 : 0);
+                        std::vector<float> w = normal(static_cast<std::size_t>(rows * cols), 1);
+                        w[0] = -0.0f;
+                        w[w.size() / 2] = std::numeric_limits<float>::infinity();
+                        w[w.size() - 1] = std::numeric_limits<float>::quiet_NaN();
+                        if (w.size() > 5) w[4] = 1e-41f;
+                        std::vector<float> table(static_cast<std::size_t>(stride * cols), 1e9f);
+                        for (int n = 0; n < rows; ++n)
+                            for (int k = 0; k < cols; ++k)
+                                table[static_cast<std::size_t>(k * stride + n * step)] =
+                                    w[static_cast<std::size_t>(n * cols + k)];
+                        const MatrixSpec spec{rows, cols, format, ScaleType::none};
+                        const Stored plain = store(w, type, rows, cols), turned = store(table, type, cols, stride);
+                        std::vector<std::byte> storage(spec.bytes() + 128, std::byte{0xee});
+                        auto* at = reinterpret_cast<std::byte*>(
+                            (reinterpret_cast<std::uintptr_t>(storage.data()) + 63) / 64 * 64);
+                        // In any order and any number of columns at a time.
+                        for (const auto& [first, last] : {std::pair{cols - cols / 3, cols},
+                                                          {0, cols / 2},
+                                                          {cols / 2, cols / 2},
+                                                          {cols / 2, cols - cols / 3}})
+                            pack_columns({turned.source.data + static_cast<std::size_t>(first * stride) * bytes(type),
+                                          type, first, last - first, stride, step},
+                                         spec, at);
+                        ASSERT_EQ((std::vector<std::byte>(at, at + spec.bytes())), packed_bytes(plain.source, spec))
+                            << name(format) << " from " << name(type) << " " << rows << "x" << cols << " step " << step;
+                        EXPECT_EQ(at[spec.bytes()], std::byte{0xee});
+                    }
+}
+
+TEST(PackColumns, FlushingCallersGetTheSameBytes) {
+    const Stored stored = store(normal(40 * 33, 1, 1e-39f), SourceType::f32, 33, 40);
+    const MatrixSpec spec{40, 33, Format::bf16, ScaleType::none};
+    const auto packed = [&] {
+        std::vector<std::byte> out(spec.bytes());
+        pack_columns({stored.source.data, SourceType::f32, 0, 33, 40, 1}, spec, out.data());
+        return out;
+    };
+    const std::vector<std::byte> expected = packed();
+    const unsigned saved = __builtin_ia32_stmxcsr();
+    __builtin_ia32_ldmxcsr(saved | 0x8040);
+    const std::vector<std::byte> flushed = packed();
+    __builtin_ia32_ldmxcsr(saved);
+    EXPECT_EQ(flushed, expected);
+}
+
 TEST(Pack, UnpackReturnsTheExactWeights) {
     for (const auto& [format, scale] : kCases) {
         const int rows = 37, cols = 300, groups = 10;

@@ -49,7 +49,7 @@ def packed_matrices(store: PackedModel, source: Path) -> Iterator[tuple[str, Par
     weights = open_checkpoint(source).weights
     for number, layer in enumerate(store.manifest.layers):
         record = raw(place(store, layer.trunk.file), layer.trunk.offset, layer.trunk.record_bytes)
-        linears = dict(weights.layers[number].linears())
+        linears = weights.layers[number].linears
         for part in layer.trunk.parts:
             yield f"{number}.{part.name}", part, record[part.offset :][: part.nbytes], linears[part.name]
         for expert, mlp in enumerate(weights.layers[number].experts):
@@ -124,7 +124,7 @@ def test_small_tensors_keep_their_bytes(name: str, tiny_checkpoint: Checkpoints,
     store = open_store(pack_checkpoint(source, tmp_path / "store", "q4"))
     wanted = {role: tensor for role, tensor in weights.roles() if role == "embed" or role == "final_norm"}
     for number, layer in enumerate(weights.layers):
-        wanted |= {f"layers.{number}.{role}": tensor for role, tensor in layer.small()}
+        wanted |= {f"layers.{number}.{role}": tensor for role, tensor in layer.small.items()}
     found = {tensor.name: tensor for tensor in store.manifest.plain}
     assert found.keys() == {*wanted, EMBED_CHECKSUMS}
     for role, tensor in wanted.items():

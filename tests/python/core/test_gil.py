@@ -57,7 +57,7 @@ def _workspace(rows: int) -> _core.Workspace:
     work = _core.Workspace(hidden=WIDTH, heads=1, kv_heads=1, head_dim=16, experts=0, top_k=0, max_rows=rows)
     tables, frequencies = np.zeros(rows // 64, np.int32), np.ones(8, np.float32)
     zeros = np.zeros(rows, np.int64)
-    work.begin(np.arange(rows), tables, zeros, zeros.astype(np.int32), frequencies, 1.0)
+    work.begin(np.arange(rows), tables, zeros, zeros.astype(np.int32), [(frequencies, 1.0)])
     work.x[:] = 1.0
     return work
 

@@ -49,14 +49,13 @@ def places(rows: int, block: int = 0, **changes: Any) -> dict[str, Any]:
         "tables": np.array([block], np.int32),
         "table_begin": np.zeros(rows, np.int64),
         "blocks": np.full(rows, block, np.int32),
-        "inv_freq": floats(HEAD_DIM // 2, seed=1),
-        "attention_factor": FACTOR,
+        "rotary": [(floats(HEAD_DIM // 2, seed=1), FACTOR)],
     } | changes
 
 
 def attention_weights() -> dict[str, Any]:
     return {
-        "input_norm": floats(HIDDEN, seed=2),
+        "norm": floats(HIDDEN, seed=2),
         "q": matrix(HEADS * HEAD_DIM, HIDDEN, 3),
         "k": matrix(KV_HEADS * HEAD_DIM, HIDDEN, 4),
         "v": matrix(KV_HEADS * HEAD_DIM, HIDDEN, 5),
@@ -70,12 +69,12 @@ def by_hand(compute: _core.Compute, kv: _core.KvPool, block: int, x: np.ndarray)
     weights, at = attention_weights(), places(len(x), block)
     normed, branch = np.empty_like(x), np.empty_like(x)
     q, k, v = (np.empty((len(x), heads, HEAD_DIM), np.float32) for heads in (HEADS, KV_HEADS, KV_HEADS))
-    _core.rms_norm(compute, x, weights["input_norm"], EPS, normed)
+    _core.rms_norm(compute, x, weights["norm"], EPS, normed)
     flat = [array.reshape(len(x), -1) for array in (q, k, v)]
     _core.linear(compute, normed, [weights["q"], weights["k"], weights["v"]], flat)
     _core.rms_norm(compute, q, weights["q_norm"], EPS, q)
     _core.rms_norm(compute, k, weights["k_norm"], EPS, k)
-    cos, sin = _core.rope_table(at["positions"], at["inv_freq"], FACTOR)
+    cos, sin = _core.rope_table(at["positions"], *at["rotary"][0])
     _core.rope(compute, q, cos, sin)
     _core.rope(compute, k, cos, sin)
     _core.kv_append(compute, kv, 0, k, v, at["positions"], at["blocks"])
@@ -141,11 +140,11 @@ def test_x_is_a_view_that_keeps_the_workspace() -> None:
         ({"tables": np.zeros(1)}, r"argument tables: .*int32"),
         ({"table_begin": np.zeros(2, np.int64)}, r"argument table_begin: .*\[3\]"),
         ({"blocks": np.zeros(2, np.int32)}, r"argument blocks: .*\[3\]"),
-        ({"inv_freq": floats(HEAD_DIM)}, r"argument inv_freq: .*\[\.\.\., 8\]"),
-        ({"inv_freq": floats(2, HEAD_DIM // 2)}, "one row per position"),
+        ({"rotary": [(floats(HEAD_DIM), 1.0)]}, r"argument inv_freq: .*\[\.\.\., 8\]"),
+        ({"rotary": [(floats(2, HEAD_DIM // 2), 1.0)]}, "one row per position"),
         ({"positions": np.array([0, -1, 2])}, "row 1 has -1"),
         ({"positions": np.array([0, 1, 64])}, "needs 2 blocks"),
-        ({"inv_freq": np.full(HEAD_DIM // 2, 1e9, np.float32)}, "rotary angle"),
+        ({"rotary": [(np.full(HEAD_DIM // 2, 1e9, np.float32), 1.0)]}, "rotary angle"),
     ],
 )
 def test_places_that_make_no_sense_are_named(changes: dict[str, Any], said: str) -> None:
@@ -165,7 +164,7 @@ def test_more_rows_than_there_is_room_for() -> None:
         ({"k": matrix(HEADS * HEAD_DIM, HIDDEN)}, r"argument k: .*\[32, 40\]"),
         ({"v": matrix(KV_HEADS * HEAD_DIM, HIDDEN + 1)}, r"argument v: .*\[32, 40\]"),
         ({"o": matrix(HEADS * HEAD_DIM, HIDDEN)}, r"argument o: .*\[40, 64\]"),
-        ({"input_norm": floats(HIDDEN + 1)}, r"argument input_norm: .*\[40\]"),
+        ({"norm": floats(HIDDEN + 1)}, r"argument norm: .*\[40\]"),
         ({"q_norm": floats(HIDDEN)}, r"argument q_norm: .*\[16\]"),
         ({"window": -1}, "argument window"),
     ],

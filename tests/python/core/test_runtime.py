@@ -42,7 +42,7 @@ def make(path: Path) -> Make:
         tensor = np.arange(LAYERS * EXPERTS * 3).reshape(LAYERS, EXPERTS, 3)
         for layer in range(LAYERS):
             offsets = (BEFORE + 4 * INTER * HIDDEN * tensor[layer]).astype(np.uint64)
-            shapes = [(INTER, HIDDEN, "f32"), (INTER, HIDDEN, "f32"), (HIDDEN, INTER, "f32")]
+            shapes = [(*shape, "f32", 0, 1) for shape in ((INTER, HIDDEN), (INTER, HIDDEN), (HIDDEN, INTER))]
             made.add_expert_layer_inplace(layer, "f32", shapes, np.full((EXPERTS, 3), file, np.int32), offsets)
         made.set_experts()
         return made

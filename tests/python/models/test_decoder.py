@@ -125,7 +125,7 @@ def test_an_exception_half_way_keeps_no_row(
     moe.decoder.forward(batch_of([(first, ids[:30], 90)]))
     with monkeypatch.context() as patch:
         layers = list(moe.decoder._layers)
-        layers[at_layer] = layers[at_layer]._replace(feed_forward=_failing(error))
+        layers[at_layer] = layers[at_layer]._replace(feed_forward=_Failing(error))
         patch.setattr(moe.decoder, "_layers", layers)
         with pytest.raises(error):
             moe.decoder.forward(batch_of([(first, ids[30:], 90), (second, ids, 90)]))
@@ -172,8 +172,11 @@ def test_logits_that_are_not_finite_are_an_error(moe: LoadedModel, monkeypatch: 
     assert sequence.length == 0
 
 
-def _failing(error: type[BaseException]) -> Callable[..., None]:
-    def layer(*_: Any) -> None:
-        raise error
+class _Failing:
+    """In the place of a mixture."""
 
-    return layer
+    def __init__(self, error: type[BaseException]) -> None:
+        self._error = error
+
+    def submit(self, work: Any) -> None:
+        raise self._error

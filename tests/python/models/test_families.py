@@ -13,14 +13,20 @@ import pytest
 import tiny_models
 import torch
 from safetensors.numpy import load_file, save_file
+from tiny_configs import plain
 
 from moestro.checkpoint.weights import TensorSlice
 from moestro.errors import CheckpointError
+from moestro.models import registry
 from moestro.models.registry import Checkpoint, open_checkpoint, read_spec, supported_model_types
 from moestro.models.spec import DenseSpec, MoeSpec
 from moestro.models.spec_json import spec_from_json, spec_to_json
 
 Checkpoints = Callable[[str], Path]
+
+
+# Families whose modules have the usual names; what the others find where, their logits show.
+PLAIN = tuple(name for name in plain.CONFIGS if name in tiny_models.SHORT)
 
 
 def config_of(directory: Path) -> dict[str, Any]:
@@ -82,7 +88,7 @@ def hf_weights(directory: Path) -> dict[str, np.ndarray]:
     return roles
 
 
-@pytest.mark.parametrize("name", tiny_models.SHORT)
+@pytest.mark.parametrize("name", PLAIN)
 def test_every_weight_is_where_transformers_finds_it(name: str, tiny_checkpoint: Checkpoints) -> None:
     directory = tiny_checkpoint(name)
     weights = open_checkpoint(directory).weights
@@ -95,7 +101,7 @@ def test_every_weight_is_where_transformers_finds_it(name: str, tiny_checkpoint:
         assert np.array_equal(read(tensor), np.atleast_2d(expected[role])), role
 
 
-@pytest.mark.parametrize("name", tiny_models.SHORT)
+@pytest.mark.parametrize("name", PLAIN)
 def test_spec_says_what_the_config_class_says(name: str, tiny_checkpoint: Checkpoints) -> None:
     directory = tiny_checkpoint(name)
     spec, hf = open_checkpoint(directory).spec, tiny_models.reference(directory).config
@@ -129,16 +135,27 @@ def as_version_4(values: dict[str, Any]) -> dict[str, Any]:
     older = dict(values)
     rope = dict(older.pop("rope_parameters"))
     older["rope_theta"] = rope.pop("rope_theta")
+    if "partial_rotary_factor" in rope:
+        older["partial_rotary_factor"] = rope.pop("partial_rotary_factor")
     kind = rope.pop("rope_type")
     older["rope_scaling"] = None if kind == "default" else {"type": kind, **rope}
     older["torch_dtype"] = older.pop("dtype")
-    older.pop("layer_types", None)
+    if values["model_type"] in WITHOUT_LAYER_TYPES:
+        older.pop("layer_types", None)
     if values["model_type"] == "qwen3_moe":
         older["num_experts"] = older.pop("num_local_experts")
     return older
 
 
-@pytest.mark.parametrize("name", tiny_models.CONFIGS)
+# Families that transformers 4 knew before it had the key.
+WITHOUT_LAYER_TYPES = ("llama", "mistral", "mixtral", "qwen2", "qwen3", "qwen3_moe", "phi3", "gemma2")
+# Those that came with an embedding for each kind of layer, or with nothing but defaults to say in older keys.
+NEWER_ONLY = ("gemma3_text", "mellum", "gpt_oss-tied", "dbrx")
+
+
+@pytest.mark.parametrize(
+    "name", [name for name in tiny_models.CONFIGS if not name.removeprefix("long-").startswith(NEWER_ONLY)]
+)
 def test_configs_of_transformers_4_mean_the_same(name: str, tiny_checkpoint: Checkpoints) -> None:
     values = config_of(tiny_checkpoint(name))
     assert read_spec(as_version_4(values)) == read_spec(values)
@@ -311,7 +328,11 @@ BASE = {
             ["longrope", "7 frequencies"],
         ),
         ("phi3", {"rope_parameters": {"rope_type": "su", "short_factor": 3}}, ["short_factor", "3"]),
-        ("phi3", {"partial_rotary_factor": 0.75}, ["partial_rotary_factor", "0.75"]),
+        (
+            "phi3",
+            {"rope_parameters": {"rope_type": "default", "partial_rotary_factor": 0.4}},
+            ["partial_rotary_factor", "0.4", "even"],
+        ),
         ("llama", {"rope_parameters": {"rope_type": "linear"}}, ["factor"]),
         ("llama", {"rope_parameters": {"rope_type": "linear", "factor": 0}}, ["factor", "0"]),
         ("llama", {"rope_parameters": {"rope_type": "default", "mystery": 1}}, ["mystery"]),
@@ -330,7 +351,7 @@ BASE = {
         ("llama", {"rms_norm_eps": -1.0}, ["rms_norm_eps"]),
         ("llama", {"dtype": "float8"}, ["dtype", "float8"]),
         ("llama", {"architectures": ["LlamaForSequenceClassification"]}, ["architectures", "LlamaForCausalLM"]),
-        ("llama", {"model_type": "gpt_oss"}, ["gpt_oss", *("llama", "mixtral", "qwen3", "qwen3_moe")]),
+        ("llama", {"model_type": "mamba"}, ["mamba", *("llama", "mixtral", "qwen3", "gpt_oss", "deepseek_v3")]),
         ("llama", {"model_type": None}, ["model_type", "None"]),
         ("llama", {"vocab_size": None}, ["vocab_size"]),
         ("llama", {"layer_types": ["sliding_attention"] * 3}, ["layer_types"]),
@@ -410,8 +431,19 @@ def test_rotary_scaling_extends_the_context(
     assert (spec.max_position_embeddings, spec.context_length) == (limit, expected)
 
 
-def test_supported_model_types() -> None:
-    assert supported_model_types() == ("llama", "mistral", "mixtral", "phi3", "qwen2", "qwen3", "qwen3_moe", "smollm3")
+def test_every_supported_model_type_has_its_file_and_a_tiny_config() -> None:
+    files = {path.stem for path in Path(registry.__file__).parent.joinpath("families").glob("*.py")}
+    helpers = {"__init__", "common", "latent", "moe_keys"}
+    assert set(supported_model_types()) == files - helpers
+    assert supported_model_types() == tuple(sorted(supported_model_types()))
+    made = {config_name(name) for name in tiny_models.CONFIGS}
+    assert made == set(supported_model_types())
+    for family in registry.families():
+        assert family.examples and family.about and family.architectures, family.model_type
+
+
+def config_name(name: str) -> str:
+    return str(tiny_models.CONFIGS[name]().model_type)
 
 
 def test_type_comes_from_the_weights_when_the_config_is_silent(tiny_checkpoint: Checkpoints, tmp_path: Path) -> None:

@@ -150,7 +150,7 @@ def test_experts_of_different_types_are_refused(tiny_checkpoint: Checkpoints) ->
     opened_model._checkpoint = replace(opened_model._checkpoint, weights=replace(weights, layers=layers))
     runtime = _core.Runtime(threads=1, host_memory=1 << 26)
     with pytest.raises(CheckpointError, match="layer 1: expert 3"):
-        opened_model.source(runtime, None).add_experts(1)
+        opened_model.source(runtime, None).add_experts(1, "silu")
     runtime.close()
 
 

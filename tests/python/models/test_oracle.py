@@ -4,12 +4,15 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
 import tiny_models
 from tiny_models import nmse, prompt, reference_logits
-from tiny_runtime import greedy, logits_of, opened
+from tiny_runtime import batch_of, greedy, logits_of, opened
+
+from moestro.kv.blocks import KvSequence
 
 Checkpoints = Callable[[str], Path]
 
@@ -32,6 +35,59 @@ def test_long_prompts(name: str, tiny_checkpoint: Checkpoints) -> None:
     ids = prompt(4096)
     with opened(directory) as model:
         assert nmse(logits_of(model, ids), reference_logits(directory, ids)) <= 1e-8
+
+
+# One of every shape class, and a dense one.
+CLASSES = (
+    "qwen2_moe",
+    "granitemoeshared",
+    "glm4_moe",
+    "afmoe",
+    "deepseek_v3",
+    "gpt_oss",
+    "llama4_text",
+    "gemma3_text",
+)
+
+
+@pytest.mark.parametrize("name", CLASSES)
+def test_prompts_of_unequal_length_in_one_batch(name: str, tiny_checkpoint: Checkpoints) -> None:
+    """They step together, the shorter ones end earlier: each as if alone, to the bit, and as transformers has it."""
+    directory = tiny_checkpoint(name)
+    prompts = [prompt(length, seed=length) for length in (150, 3, 71)]
+    with opened(directory) as model:
+        alone = [logits_of(model, ids) for ids in prompts]
+        sequences = [KvSequence(model.kv_pool) for _ in prompts]
+        rows: list[list[Any]] = [[] for _ in prompts]
+        for begin in range(0, 150, 50):
+            going = [which for which, ids in enumerate(prompts) if begin < len(ids)]
+            parts = [(sequences[w], prompts[w][begin : begin + 50], len(prompts[w])) for w in going]
+            logits = model.decoder.forward(batch_of(parts))
+            for which, part in zip(going, parts, strict=True):
+                rows[which].append(logits[: len(part[1])])
+                logits = logits[len(part[1]) :]
+        for sequence in sequences:
+            sequence.close()
+    for ids, own, together in zip(prompts, alone, rows, strict=True):
+        np.testing.assert_array_equal(np.concatenate(together), own)
+        assert nmse(own, reference_logits(directory, ids)) <= 1e-10
+
+
+def by_family() -> dict[str, str]:
+    """model_type -> the first of its tiny configs."""
+    names: dict[str, str] = {}
+    for name in tiny_models.SHORT:
+        names.setdefault(tiny_models.CONFIGS[name]().model_type, name)
+    return names
+
+
+@pytest.mark.parametrize("name", by_family().values())
+def test_chunks_of_a_prompt_do_not_change_a_bit(name: str, tiny_checkpoint: Checkpoints) -> None:
+    ids = prompt(90)
+    with opened(tiny_checkpoint(name)) as model:
+        whole = logits_of(model, ids)
+        for chunk in (1, 7, 64):
+            np.testing.assert_array_equal(logits_of(model, ids, chunk=chunk), whole)
 
 
 # What rounding keys and values costs: bf16 keeps 8 bits of significand, f16 keeps 11.

@@ -17,7 +17,7 @@ from tiny_runtime import logits_of, opened
 
 from moestro import _core
 from moestro.checkpoint.store_format import PartSpec, StoreManifest, read_manifest
-from moestro.layers.moe import Moe
+from moestro.models.decoder import DecoderLayer
 from moestro.pack import pack_checkpoint
 
 NAMES = ("qwen3_moe-dense-layers-biases", "mixtral-window-tied", "qwen3-tied", "llama-biases-dynamic")
@@ -56,13 +56,14 @@ def test_the_model_is_that_of_its_dequantised_weights(
 def record_routes(monkeypatch: pytest.MonkeyPatch) -> list[Any]:
     """The experts [rows, k] of every routing call from now on."""
     seen: list[Any] = []
-    run = Moe.__call__
+    run = DecoderLayer.feed
 
-    def recording(layer: Moe, work: Any) -> None:
+    def recording(layer: DecoderLayer, work: Any) -> None:
         run(layer, work)
-        seen.append(work.ids.copy())
+        if isinstance(layer.feed_forward, _core.MoeLayer):
+            seen.append(work.ids.copy())
 
-    monkeypatch.setattr(Moe, "__call__", recording)
+    monkeypatch.setattr(DecoderLayer, "feed", recording)
     return seen
 
 

@@ -18,6 +18,7 @@ from moestro import LLM, SamplingParams
 from moestro._core import Runtime
 from moestro.checkpoint.store_format import read_manifest
 from moestro.errors import CheckpointError, IntegrityError, MoestroError, NumericError, StorageError, UsageError
+from moestro.models.decoder import DecoderLayer
 from moestro.pack import pack_checkpoint
 
 TOKENS = tiny_models.prompt(40)
@@ -193,11 +194,9 @@ def test_a_non_finite_weight_is_a_numeric_error(part: str, value: float, model: 
 
 
 def test_an_interrupt_leaves_the_object_usable(model: Callable[[str], Path], monkeypatch: pytest.MonkeyPatch) -> None:
-    import moestro.layers.moe as moe
-
     with load(model("in place")) as llm:
         right = llm.logits(TOKENS)
-        original, calls = moe.Moe.__call__, 0
+        original, calls = DecoderLayer.feed, 0
 
         def interrupted(self: Any, work: Any) -> None:
             nonlocal calls
@@ -206,7 +205,7 @@ def test_an_interrupt_leaves_the_object_usable(model: Callable[[str], Path], mon
                 raise KeyboardInterrupt
             original(self, work)
 
-        monkeypatch.setattr(moe.Moe, "__call__", interrupted)
+        monkeypatch.setattr(DecoderLayer, "feed", interrupted)
         with pytest.raises(KeyboardInterrupt):
             llm.generate([TOKENS.tolist()], SamplingParams(max_tokens=20, ignore_eos=True))
         np.testing.assert_array_equal(llm.logits(TOKENS), right)

@@ -11,10 +11,11 @@ import numpy as np
 import pytest
 import tiny_models
 
-from moestro import LLM, SamplingParams
+from moestro import LLM, SamplingParams, _core
 from moestro._core import Runtime
 from moestro.errors import BudgetError, MoestroError
 from moestro.gen.stats import RunStats
+from moestro.models.decoder import DecoderLayer
 from moestro.pack import pack_checkpoint
 
 TOKENS = tiny_models.prompt(150)
@@ -242,23 +243,23 @@ def test_cancelled_at_every_await_point_the_next_answer_is_right(
 def test_cancelled_while_experts_are_read_the_next_answer_is_right(
     stored: Callable[[str, str], Path], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    from moestro.layers.moe import Moe
-
     params = SamplingParams(max_tokens=3, temperature=0, ignore_eos=True)
     with load(stored("qwen3_moe", "q8"), stream="tpi-llm", expert_slots=2, prefill_chunk=4) as llm:
         right = llm.generate([TOKENS[:9].tolist()], params)[0].token_ids
         for at in range(1, 16):
             left = at
 
-            def stopped(self: Moe, work: Any) -> None:
+            def stopped(self: DecoderLayer, work: Any, release: Callable[[], None] = lambda: None) -> None:
                 nonlocal left
-                self._layer.submit(work)
+                assert isinstance(self.feed_forward, _core.MoeLayer)
+                self.feed_forward.submit(work)
+                release()
                 left -= 1
                 if left == 0:
                     raise KeyboardInterrupt
-                self._layer.wait(work)
+                self.feed_forward.wait(work)
 
-            monkeypatch.setattr(Moe, "__call__", stopped)
+            monkeypatch.setattr(DecoderLayer, "feed", stopped)
             with pytest.raises(KeyboardInterrupt):
                 llm.generate([TOKENS[:9].tolist()], params)
             monkeypatch.undo()

@@ -14,7 +14,7 @@ struct TileStates {
         : m(at),
           l(m + round_to_lanes(tile.rows * tile.group)),
           o(l + round_to_lanes(tile.rows * tile.group)),
-          o_step(round_to_lanes(tile.head_dim)) {}
+          o_step(round_to_lanes(tile.value_dim)) {}
 };
 
 // And those of what folding needs besides.
@@ -23,8 +23,8 @@ struct FoldScratch {
 
     FoldScratch(float* at, const QueryTile& tile)
         : keys(at),
-          values(keys + round_to_lanes(tile.head_dim) * kKvBlock),
-          scores(values + round_to_lanes(tile.head_dim) * kKvBlock),
+          values(keys + round_to_lanes(tile.key_dim) * kKvBlock),
+          scores(values + round_to_lanes(tile.value_dim) * kKvBlock),
           reduced(scores + tile.rows * tile.group * kKvBlock),  // over a query's keys: the largest score, then the sum
           rescale(reduced + round_to_lanes(tile.rows * tile.group)) {}
 };
@@ -38,15 +38,50 @@ inline void pack_keys(const T* keys, int head_dim, float* packed) {
             store(packed + key / width * width * head_dim + i * width + key % width, load(keys + i * kKvBlock + key));
 }
 
+// Rows become columns, four by four in registers.
+inline void transpose(const float (&in)[kLanes][kLanes], float (&out)[kLanes][kLanes]) {
+    using Four = float __attribute__((vector_size(16), may_alias));
+    const auto load_four = [](const float* at) { return *reinterpret_cast<const Four*>(at); };
+    const auto store_four = [](float* at, Four v) { *reinterpret_cast<Four*>(at) = v; };
+    for (int row = 0; row < kLanes; row += 4)
+        for (int column = 0; column < kLanes; column += 4) {
+            const Four a = load_four(&in[row][column]), b = load_four(&in[row + 1][column]),
+                       c = load_four(&in[row + 2][column]), d = load_four(&in[row + 3][column]);
+            const Four ab_low = __builtin_shufflevector(a, b, 0, 4, 1, 5),
+                       ab_high = __builtin_shufflevector(a, b, 2, 6, 3, 7),
+                       cd_low = __builtin_shufflevector(c, d, 0, 4, 1, 5),
+                       cd_high = __builtin_shufflevector(c, d, 2, 6, 3, 7);
+            store_four(&out[column][row], __builtin_shufflevector(ab_low, cd_low, 0, 1, 4, 5));
+            store_four(&out[column + 1][row], __builtin_shufflevector(ab_low, cd_low, 2, 3, 6, 7));
+            store_four(&out[column + 2][row], __builtin_shufflevector(ab_high, cd_high, 0, 1, 4, 5));
+            store_four(&out[column + 3][row], __builtin_shufflevector(ab_high, cd_high, 2, 3, 6, 7));
+        }
+}
+
+// The same from keys that lie row by row, as values do.
+template <class T>
+inline void turn_keys(const T* rows, int key_dim, float* packed) {
+    constexpr int width = kKeyVectors * kLanes;
+    for (int key = 0; key < kKvBlock; key += kLanes)
+        for (int from = 0; from < key_dim; from += kLanes) {
+            const int count = key_dim - from < kLanes ? key_dim - from : kLanes;
+            alignas(64) float lying[kLanes][kLanes], turned[kLanes][kLanes];
+            for (int r = 0; r < kLanes; ++r) store(lying[r], load_some(rows + (key + r) * key_dim + from, count));
+            transpose(lying, turned);
+            float* to = packed + key / width * width * key_dim + key % width;
+            for (int i = 0; i < count; ++i) store(to + (from + i) * width, load(turned[i]));
+        }
+}
+
 // Output elements [from, to) of a block's values as panels of `Vectors` vectors, rows [begin, end); `to` may leave the
 // last vector incomplete.
 template <int Vectors, class T>
-inline void pack_values(const T* values, int head_dim, int from, int to, int begin, int end, float* packed) {
+inline void pack_values(const T* values, int stride, int from, int to, int begin, int end, float* packed) {
     constexpr int width = Vectors * kLanes;
     for (int j = begin; j < end; ++j)
         for (int i = from; i < to; i += kLanes)
             store(packed + i / width * width * kKvBlock + j * width + i % width,
-                  load_some(values + j * head_dim + i, to - i < kLanes ? to - i : kLanes));
+                  load_some(values + j * stride + i, to - i < kLanes ? to - i : kLanes));
 }
 
 struct BlockFold {
@@ -59,7 +94,7 @@ struct BlockFold {
 
     // Visible keys of a row of the tile: [begin, end) of the block.
     int begin(int row) const {
-        const std::int64_t low = call.window > 0 ? call.position + row - call.window + 1 - base : 0;
+        const std::int64_t low = call.reach.first(call.position + row) - base;
         return static_cast<int>(low < 0 ? 0 : low > kKvBlock ? kKvBlock : low);
     }
     int end(int row) const {
@@ -82,7 +117,7 @@ struct BlockFold {
     template <class Operands>
     void score(const Operands& operands) const {
         constexpr int width = kKeyVectors * kLanes;
-        const int head_dim = call.tile.head_dim;
+        const int key_dim = call.tile.key_dim;
         Ahead ahead = while_scoring;
         for (int key = begin_of(from) / width * width; key < end_of(to - 1); key += width)
             for_runs(from, to, [&]<int H>(int t) {
@@ -91,10 +126,10 @@ struct BlockFold {
                 const float* q[H];
                 int row = t / call.tile.group, head = t % call.tile.group;
                 for (int h = 0; h < H; ++h) {
-                    q[h] = call.q + row * call.q_stride + head * head_dim;
+                    q[h] = call.q + row * call.q_stride + head * key_dim;
                     if (++head == call.tile.group) head = 0, ++row;
                 }
-                score_panel<H>(q, operands.keys_at(key), operands.key_step(), head_dim, call.scale,
+                score_panel<H>(q, operands.keys_at(key), operands.key_step(), key_dim, call.scale,
                                scratch.scores + t * kKvBlock + key, operands.while_scoring(key));
             });
     }
@@ -113,6 +148,8 @@ struct BlockFold {
 
     // New maxima and sums; scores become weights.
     void weigh() const {
+        if (call.softcap > 0)
+            for (int t = from; t < to; ++t) softcap(scratch.scores + t * kKvBlock, call.softcap, kKvBlock);
         hide();
         for (int t = from; t < to; ++t) {
             const float* s = scratch.scores + t * kKvBlock;
@@ -179,31 +216,36 @@ struct BlockFold {
         score(operands);
         weigh();
         constexpr int width = kValueVectors * kLanes;
-        const int head_dim = call.tile.head_dim;
+        const int value_dim = call.tile.value_dim;
         Ahead ahead = while_summing;
         int i = 0;
-        for (; i + width <= head_dim; i += width) sum<kValueVectors>(operands, i, ahead);
+        for (; i + width <= value_dim; i += width) sum<kValueVectors>(operands, i, ahead);
         if constexpr (kValueVectors > 1)
-            for (; i + kLanes <= head_dim; i += kLanes) sum<1>(operands, i, ahead);
-        if (i < head_dim) sum<1>(Packed{nullptr, scratch.values, head_dim}, i, ahead);
+            for (; i + kLanes <= value_dim; i += kLanes) sum<1>(operands, i, ahead);
+        if (i < value_dim) sum<1>(Packed{nullptr, scratch.values, call.tile.key_dim}, i, ahead);
     }
 
     // The operands of the next block (or of this one again, where it is the last) are fetched meanwhile.
     template <class T>
     void run(const InPlace<T>& block, const T* next_values) {
         constexpr int width = kValueVectors * kLanes;
-        const int head_dim = block.head_dim, whole = head_dim / kLanes * kLanes, paneled = head_dim / width * width;
+        const int key_dim = call.tile.key_dim, value_dim = call.tile.value_dim;
+        const int whole = value_dim / kLanes * kLanes, paneled = value_dim / width * width;
         find_queries();
-        const int low = begin_of(from), high = end_of(to - 1);
-        if (whole < head_dim) pack_values<1>(block.values, head_dim, whole, head_dim, low, high, scratch.values);
-        if (to - from < kPackedQueries) return fold(block);
-        pack_keys(block.keys, head_dim, scratch.keys);
-        pack_values<kValueVectors>(block.values, head_dim, 0, paneled, low, high, scratch.values);
-        pack_values<1>(block.values, head_dim, paneled, whole, low, high, scratch.values);
-        const int runs = (to - from + kQueryRun - 1) / kQueryRun, elements = kKvBlock * head_dim;
-        while_scoring = Ahead(block.next_keys, elements, runs * (kKvBlock / kLanes / kKeyVectors));
-        while_summing = Ahead(next_values, elements, runs * ((head_dim + width - 1) / width));
-        fold(Packed{scratch.keys, scratch.values, head_dim});
+        const int low = begin_of(from), high = end_of(to - 1), step = block.value_stride;
+        if (whole < value_dim) pack_values<1>(block.values, step, whole, value_dim, low, high, scratch.values);
+        if (to - from < kPackedQueries && !call.latent) return fold(block);
+        if (call.latent)
+            turn_keys(block.values, key_dim, scratch.keys);
+        else
+            pack_keys(block.keys, key_dim, scratch.keys);
+        pack_values<kValueVectors>(block.values, step, 0, paneled, low, high, scratch.values);
+        pack_values<1>(block.values, step, paneled, whole, low, high, scratch.values);
+        const int runs = (to - from + kQueryRun - 1) / kQueryRun;
+        if (!call.latent)
+            while_scoring = Ahead(block.next_keys, kKvBlock * key_dim, runs * (kKvBlock / kLanes / kKeyVectors));
+        while_summing = Ahead(next_values, kKvBlock * step, runs * ((value_dim + width - 1) / width));
+        fold(Packed{scratch.keys, scratch.values, key_dim});
     }
 };
 
@@ -218,14 +260,14 @@ void attend(const SegmentCall& call) {
     });
     for (int i = 0; i < queries * states.o_step; i += kLanes) store(states.o + i, splat(0.0f));
     const std::int64_t begin = call.segment * kKvSegment, end = begin + kKvSegment,
-                       oldest = call.window > 0 ? call.position - call.window + 1 : 0,
-                       newest = call.position + tile.rows - 1;
+                       oldest = call.reach.first(call.position), newest = call.position + tile.rows - 1;
     const std::int64_t last = (newest < end ? newest : end - 1) / kKvBlock;
+    const int value_stride = call.latent ? tile.key_dim : tile.value_dim;
     for (std::int64_t block = (oldest > begin ? oldest : begin) / kKvBlock; block <= last; ++block) {
         const std::byte *at = call.blocks[block], *next = call.blocks[block < last ? block + 1 : block];
         BlockFold{call, states, FoldScratch(call.scratch, tile), block * kKvBlock}.run(
             InPlace<T>{reinterpret_cast<const T*>(at + call.k_offset), reinterpret_cast<const T*>(at + call.v_offset),
-                       reinterpret_cast<const T*>(next + call.k_offset), tile.head_dim},
+                       reinterpret_cast<const T*>(next + call.k_offset), value_stride},
             reinterpret_cast<const T*>(next + call.v_offset));
     }
 }
@@ -255,9 +297,9 @@ void finish(const float* total, const QueryTile& tile, float* y, std::int64_t y_
     for (int row = 0; row < tile.rows; ++row)
         for (int head = 0; head < tile.group; ++head) {
             const int t = row * tile.group + head;
-            float* to = y + row * y_stride + head * tile.head_dim;
+            float* to = y + row * y_stride + head * tile.value_dim;
             const F32 l = splat(states.l[t]);
-            for_lanes(tile.head_dim, [&](int i, int count) {
+            for_lanes(tile.value_dim, [&](int i, int count) {
                 store_some(to + i, div(load(states.o + t * states.o_step + i), l), count);
             });
         }

@@ -6,9 +6,9 @@ struct Packed {
     using Element = float;
     const float* keys;
     const float* values;
-    int head_dim;
+    int key_dim;
 
-    const float* keys_at(int key) const { return keys + key * head_dim; }
+    const float* keys_at(int key) const { return keys + key * key_dim; }
     static constexpr int key_step() { return kKeyVectors * kLanes; }
     const float* values_at(int i) const { return values + i * kKvBlock; }
     template <int Vectors>
@@ -29,17 +29,17 @@ struct Packed {
 template <class T>
 struct InPlace {
     using Element = T;
-    const T* keys;       // [head_dim][64]
-    const T* values;     // [64][head_dim]
+    const T* keys;       // [key_dim][64]
+    const T* values;     // [64][value_dim]
     const T* next_keys;  // of the block that follows, or this one's
-    int head_dim;
+    int value_stride;    // elements from one value to the next
 
     const T* keys_at(int key) const { return keys + key; }
     static constexpr int key_step() { return kKvBlock; }
     const T* values_at(int i) const { return values + i; }
     template <int Vectors>
     int value_step() const {
-        return head_dim;
+        return value_stride;
     }
     struct Fetch {
         const std::byte* at;
@@ -52,7 +52,7 @@ struct InPlace {
         }
     };
     Fetch while_scoring(int key) const {
-        return {reinterpret_cast<const std::byte*>(values + key * head_dim)};
+        return {reinterpret_cast<const std::byte*>(values + key * value_stride)};
     }
     Fetch while_summing(int i) const {
         return {reinterpret_cast<const std::byte*>(next_keys + i * kKvBlock)};

@@ -19,6 +19,25 @@ inline F32 exp(F32 x) {
     return zero_at_minus_infinity(x, mul(mul(p, power_of_two(half)), power_of_two(sub(n, half))));
 }
 
+inline F32 sigmoid(F32 v) {
+    return div(splat(1.0f), add(splat(1.0f), exp(sub(splat(0.0f), v))));
+}
+
+// Cephes' polynomial where 1 - e would cancel, and (1 - e) / (1 + e) beyond, with e = exp(-2 |x|).
+inline F32 tanh(F32 x) {
+    const F32 magnitude = max(sub(splat(0.0f), x), x), one = splat(1.0f), z = mul(x, x);
+    F32 p = splat(-5.70498872745e-3f);
+    p = fma(p, z, splat(2.06390887954e-2f));
+    p = fma(p, z, splat(-5.37397155531e-2f));
+    p = fma(p, z, splat(1.33314422036e-1f));
+    p = fma(p, z, splat(-3.33332819422e-1f));
+    const F32 small = fma(mul(p, z), x, x);
+    const F32 e = exp(mul(splat(-2.0f), magnitude));
+    const F32 large = div(sub(one, e), add(one, e));
+    const F32 with_sign = where_below(x, splat(0.0f), sub(splat(0.0f), large), large);
+    return where_below(magnitude, splat(0.625f), small, with_sign);
+}
+
 inline float exp(float x) {
     return first(exp(splat(x)));
 }

@@ -1,10 +1,51 @@
 // Operations on one row of floats.
 
-void silu_mul(const float* gate, const float* up, float* h, int n) {
+template <class Product>
+inline void gated(const float* gate, const float* up, float* h, int n, Product product) {
     for_lanes(n, [&](int i, int count) {
-        const F32 v = load_some(gate + i, count);
-        const F32 silu = div(v, add(splat(1.0f), exp(sub(splat(0.0f), v))));
-        store_some(h + i, mul(silu, load_some(up + i, count)), count);
+        store_some(h + i, product(load_some(gate + i, count), load_some(up + i, count)), count);
+    });
+}
+
+void silu_gated(const float* gate, const float* up, float* h, int n) {
+    gated(gate, up, h, n, [](F32 g, F32 u) { return mul(div(g, add(splat(1.0f), exp(sub(splat(0.0f), g)))), u); });
+}
+
+// The tanh form of GELU is g * sigmoid(2 c (g + 0.044715 g^3)) with c = sqrt(2 / pi).
+void gelu_tanh_gated(const float* gate, const float* up, float* h, int n) {
+    gated(gate, up, h, n, [](F32 g, F32 u) {
+        const F32 inner = mul(g, fma(mul(g, g), splat(0.0713548162726f), splat(1.59576912161f)));
+        return mul(div(g, add(splat(1.0f), exp(sub(splat(0.0f), inner)))), u);
+    });
+}
+
+void clamped_swiglu_gated(const float* gate, const float* up, float* h, int n) {
+    gated(gate, up, h, n, [](F32 g, F32 u) {
+        const F32 low = min(splat(7.0f), g), bounded = max(splat(-7.0f), min(splat(7.0f), u));
+        const F32 glu = div(low, add(splat(1.0f), exp(mul(splat(-1.702f), low))));
+        return mul(add(bounded, splat(1.0f)), glu);
+    });
+}
+
+void sigmoid_of(const float* x, int n, float* y) {
+    for_lanes(n, [&](int i, int count) { store_some(y + i, sigmoid(load_some(x + i, count)), count); });
+}
+
+void sigmoid_mul(float* x, const float* gate, int n) {
+    for_lanes(n, [&](int i, int count) {
+        store_some(x + i, mul(load_some(x + i, count), sigmoid(load_some(gate + i, count))), count);
+    });
+}
+
+void clamp(float* x, float bound, int n) {
+    for_lanes(n, [&](int i, int count) {
+        store_some(x + i, max(splat(-bound), min(splat(bound), load_some(x + i, count))), count);
+    });
+}
+
+void softcap(float* x, float cap, int n) {
+    for_lanes(n, [&](int i, int count) {
+        store_some(x + i, mul(splat(cap), tanh(div(load_some(x + i, count), splat(cap)))), count);
     });
 }
 
@@ -23,6 +64,23 @@ float sum_of_squares(const float* x, int n) {
     F32 lanes = splat(0.0f);
     for_lanes(n, [&](int i, int count) {
         const F32 v = load_some(x + i, count);
+        lanes = fma(v, v, lanes);
+    });
+    return reduce_add(lanes);
+}
+
+float sum_of(const float* x, int n) {
+    F32 lanes = splat(0.0f);
+    for_lanes(n, [&](int i, int count) { lanes = add(lanes, load_some(x + i, count)); });
+    return reduce_add(lanes);
+}
+
+// Of x - mean; y may equal x.
+float centre(const float* x, float mean, float* y, int n) {
+    F32 lanes = splat(0.0f);
+    for_lanes(n, [&](int i, int count) {
+        store_some(y + i, sub(load_some(x + i, count), splat(mean)), count);
+        const F32 v = load_some(y + i, count);
         lanes = fma(v, v, lanes);
     });
     return reduce_add(lanes);
@@ -63,6 +121,24 @@ void rotate(float* x, const float* cos, const float* sin, int half) {
         const F32 c = load_some(cos + i, count), s = load_some(sin + i, count);
         store_some(x + i, fma(a, c, negate(mul(b, s))), count);
         store_some(x + half + i, fma(b, c, mul(a, s)), count);
+    });
+}
+
+// As above for neighbours: elements 2 i and 2 i + 1 turn by angle i.
+void rotate_pairs(float* x, const float* cos, const float* sin, int half) {
+    for_lanes(half, [&](int i, int count) {
+        alignas(64) float first[kLanes] = {}, second[kLanes] = {};
+        for (int k = 0; k < count; ++k) {
+            first[k] = x[2 * (i + k)];
+            second[k] = x[2 * (i + k) + 1];
+        }
+        const F32 a = load(first), b = load(second), c = load_some(cos + i, count), s = load_some(sin + i, count);
+        store(first, fma(a, c, negate(mul(b, s))));
+        store(second, fma(b, c, mul(a, s)));
+        for (int k = 0; k < count; ++k) {
+            x[2 * (i + k)] = first[k];
+            x[2 * (i + k) + 1] = second[k];
+        }
     });
 }
 

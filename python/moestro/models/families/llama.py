@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 from moestro.models.config_reader import ConfigReader
-from moestro.models.families.pre_norm import num_layers, read_pre_norm
+from moestro.models.families.common import num_layers, read_common
 from moestro.models.family import Family
 from moestro.models.spec import DenseSpec, ModelSpec
 
 
 def _read(config: ConfigReader) -> ModelSpec:
     count = num_layers(config)
-    return read_pre_norm(
+    return read_common(
         config,
         model_type="llama",
         mlps=[DenseSpec(config.integer("intermediate_size"))] * count,
@@ -26,4 +26,6 @@ FAMILY = Family(
     ("LlamaForCausalLM", "LLaMAForCausalLM"),
     _read,
     "optional biases on attention and MLP",
+    dense=True,
+    examples="Llama 2 and 3, TinyLlama, SmolLM2",
 )

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from moestro.models.config_reader import ConfigReader
-from moestro.models.families.pre_norm import num_layers, read_pre_norm
+from moestro.models.families.common import num_layers, read_common
 from moestro.models.family import Family
 from moestro.models.spec import DenseSpec, ModelSpec
 
@@ -13,7 +13,7 @@ _WINDOW = 4096  # where the key is missing; null means none
 def _read(config: ConfigReader) -> ModelSpec:
     count = num_layers(config)
     window = config.integer("sliding_window", None if config.has("sliding_window") else _WINDOW)
-    return read_pre_norm(
+    return read_common(
         config,
         model_type="mistral",
         mlps=[DenseSpec(config.integer("intermediate_size"))] * count,
@@ -22,4 +22,11 @@ def _read(config: ConfigReader) -> ModelSpec:
     )
 
 
-FAMILY = Family("mistral", ("MistralForCausalLM",), _read, "one sliding window for all layers, or none")
+FAMILY = Family(
+    "mistral",
+    ("MistralForCausalLM",),
+    _read,
+    "one sliding window for all layers, or none",
+    dense=True,
+    examples="Mistral 7B, Mistral Small 3 (its text tower)",
+)

@@ -3,16 +3,16 @@
 from __future__ import annotations
 
 from moestro.models.config_reader import ConfigReader
+from moestro.models.families.common import num_layers, read_common
 from moestro.models.families.moe_keys import read_num_experts, read_top_k
-from moestro.models.families.pre_norm import num_layers, read_pre_norm
-from moestro.models.family import ExpertNames, Family
+from moestro.models.family import Family
 from moestro.models.spec import ModelSpec, MoeSpec
 
 
 def _read(config: ConfigReader) -> ModelSpec:
     count, experts = num_layers(config), read_num_experts(config)
     moe = MoeSpec(experts, read_top_k(config, experts), config.integer("intermediate_size"), norm_topk_prob=True)
-    return read_pre_norm(
+    return read_common(
         config,
         model_type="mixtral",
         mlps=[moe] * count,
@@ -27,10 +27,11 @@ FAMILY = Family(
     ("MixtralForCausalLM",),
     _read,
     "every layer is a mixture whose kept probabilities are normalised; one sliding window, or none",
-    ExpertNames(
-        router="block_sparse_moe.gate.weight",
-        gate="block_sparse_moe.experts.{e}.w1.weight",
-        up="block_sparse_moe.experts.{e}.w3.weight",
-        down="block_sparse_moe.experts.{e}.w2.weight",
-    ),
+    names={
+        "router": ("block_sparse_moe.gate.weight", "mlp.gate.weight"),
+        "expert_gate": "block_sparse_moe.experts.{e}.w1.weight",
+        "expert_up": "block_sparse_moe.experts.{e}.w3.weight",
+        "expert_down": "block_sparse_moe.experts.{e}.w2.weight",
+    },
+    examples="Mixtral 8x7B, 8x22B",
 )

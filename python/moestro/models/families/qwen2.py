@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 from moestro.models.config_reader import ConfigReader
-from moestro.models.families.pre_norm import num_layers, qwen_windows, read_pre_norm
+from moestro.models.families.common import num_layers, qwen_windows, read_common
 from moestro.models.family import Family
 from moestro.models.spec import DenseSpec, ModelSpec
 
 
 def _read(config: ConfigReader) -> ModelSpec:
     count = num_layers(config)
-    return read_pre_norm(
+    return read_common(
         config,
         model_type="qwen2",
         mlps=[DenseSpec(config.integer("intermediate_size"))] * count,
@@ -21,4 +21,11 @@ def _read(config: ConfigReader) -> ModelSpec:
     )
 
 
-FAMILY = Family("qwen2", ("Qwen2ForCausalLM",), _read, "biases on queries, keys and values")
+FAMILY = Family(
+    "qwen2",
+    ("Qwen2ForCausalLM",),
+    _read,
+    "biases on queries, keys and values",
+    dense=True,
+    examples="Qwen2, Qwen2.5",
+)

@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 from moestro.models.config_reader import ConfigReader
-from moestro.models.families.pre_norm import num_layers, qwen_windows, read_pre_norm
+from moestro.models.families.common import num_layers, qwen_windows, read_common
 from moestro.models.family import Family
 from moestro.models.spec import DenseSpec, ModelSpec
 
 
 def _read(config: ConfigReader) -> ModelSpec:
     count = num_layers(config)
-    return read_pre_norm(
+    return read_common(
         config,
         model_type="qwen3",
         mlps=[DenseSpec(config.integer("intermediate_size"))] * count,
@@ -23,5 +23,10 @@ def _read(config: ConfigReader) -> ModelSpec:
 
 
 FAMILY = Family(
-    "qwen3", ("Qwen3ForCausalLM",), _read, "query and key heads normed; sliding window from a given layer on"
+    "qwen3",
+    ("Qwen3ForCausalLM",),
+    _read,
+    "query and key heads normed; sliding window from a given layer on",
+    dense=True,
+    examples="Qwen3-0.6B to 32B",
 )

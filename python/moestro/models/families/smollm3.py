@@ -3,15 +3,16 @@
 from __future__ import annotations
 
 from moestro.models.config_reader import ConfigReader
-from moestro.models.families.pre_norm import is_sliding, layer_types, num_layers, qwen_window, read_pre_norm
+from moestro.models.families.common import is_sliding, layer_types, num_layers, qwen_window, read_common
 from moestro.models.family import Family
 from moestro.models.spec import DenseSpec, ModelSpec
 
 
 def _read(config: ConfigReader) -> ModelSpec:
     count = num_layers(config)
+    config.take("max_window_layers", None)  # the embedding decides which layers may have a window
     rotary = _rotary(config, count)
-    return read_pre_norm(
+    return read_common(
         config,
         model_type="smollm3",
         mlps=[DenseSpec(config.integer("intermediate_size"))] * count,
@@ -43,4 +44,11 @@ def _windows(config: ConfigReader, rotary: list[bool]) -> list[int | None]:
     return [window if is_sliding(kind) else None for kind in types]
 
 
-FAMILY = Family("smollm3", ("SmolLM3ForCausalLM",), _read, "every fourth layer without rotary embedding")
+FAMILY = Family(
+    "smollm3",
+    ("SmolLM3ForCausalLM",),
+    _read,
+    "every fourth layer without rotary embedding",
+    dense=True,
+    examples="SmolLM3-3B",
+)

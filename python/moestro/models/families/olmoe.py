@@ -1,0 +1,40 @@
+"""olmoe: queries and keys normed over all heads together; queries, keys and values may be clamped."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+from moestro.models.config_reader import ConfigReader
+from moestro.models.families.common import num_layers, read_common
+from moestro.models.families.moe_keys import read_num_experts, read_top_k
+from moestro.models.family import Family
+from moestro.models.spec import ModelSpec, MoeSpec
+
+
+def _read(config: ConfigReader) -> ModelSpec:
+    count, experts = num_layers(config), read_num_experts(config)
+    moe = MoeSpec(
+        experts,
+        read_top_k(config, experts),
+        config.integer("intermediate_size"),
+        config.flag("norm_topk_prob", False),
+    )
+    spec = read_common(
+        config,
+        model_type="olmoe",
+        mlps=[moe] * count,
+        windows=[None] * count,
+        rms_norm_eps=1e-5,
+        qk_norm=True,
+        attention_bias=config.flag("attention_bias", False),
+    )
+    return replace(spec, qk_norm_kind="whole", clip_qkv=config.number("clip_qkv", None))
+
+
+FAMILY = Family(
+    "olmoe",
+    ("OlmoeForCausalLM",),
+    _read,
+    "queries and keys normed over all heads together; queries, keys and values may be clamped",
+    examples="OLMoE-1B-7B",
+)
