@@ -2,6 +2,9 @@
 
 #include <gtest/gtest.h>
 
+#include <cmath>
+#include <utility>
+
 #include "base/error.h"
 #include "support/toy_model.h"
 
@@ -16,9 +19,19 @@ struct World {
     std::vector<ExpertId> replay(std::vector<std::uint8_t> accepted = {}) {
         log.check_accepted(accepted);
         std::vector<ExpertId> used;
-        log.replay(catalog, accepted, [&](ExpertId id) { used.push_back(id); });
+        tokens = 0;
+        scored.clear();
+        log.replay(
+            catalog, accepted, [&] { ++tokens; },
+            [&](int layer, std::span<const policy::ScoredExpert> best) {
+                scored.push_back({layer, {best.begin(), best.end()}});
+            },
+            [&](ExpertId id) { used.push_back(id); });
         return used;
     }
+
+    int tokens = 0;  // of the last replay
+    std::vector<std::pair<int, std::vector<policy::ScoredExpert>>> scored;
 };
 
 TEST(StepLog, ReplaysByRowThenLayerThenId) {
@@ -30,6 +43,47 @@ TEST(StepLog, ReplaysByRowThenLayerThenId) {
     world.log.add(world.catalog, 1, rest, 2, 1);  // rows in several submits
     EXPECT_EQ(world.replay(),
               (std::vector<ExpertId>{{1, 2}, {5, 0}, {5, 5}, {1, 1}, {5, 3}, {5, 4}, {1, 0}, {5, 1}, {5, 2}}));
+}
+
+TEST(StepLog, KeepsWhatRoutersThoughtOfTheBest) {
+    World world;
+    const int experts = world.catalog.layer(1).experts();
+    ASSERT_GE(experts, 5);
+    world.log.begin(3, std::vector<std::uint8_t>{0, 1, 0});
+    const std::int32_t ids[] = {2, 0, 1};
+    const float weights[] = {0.75f, 0.5f, 0.25f};
+    world.log.add(world.catalog, 1, ids, 3, 1);
+    std::vector<float> logits(static_cast<std::size_t>(3 * experts), -1.0f);
+    const auto logit = [&](int row, int expert) -> float& {
+        return logits[static_cast<std::size_t>(row * experts + expert)];
+    };
+    logit(0, 2) = 3;
+    logit(0, 4) = 2;
+    logit(2, 1) = logit(2, 3) = 1;  // a tie
+    world.log.add_scores(world.catalog, 1, logits.data(), ids, weights, 3, 1);
+    world.log.add(world.catalog, 3, ids, 3, 1);
+    world.log.add_scores(world.catalog, 3, nullptr, ids, weights, 3, 1);
+    world.replay({1, 0, 1});
+    EXPECT_EQ(world.tokens, 2);
+    ASSERT_EQ(world.scored.size(), 4u);
+    const auto& [layer, best] = world.scored[0];
+    EXPECT_EQ(layer, 1);
+    ASSERT_EQ(best.size(), 2u) << "twice as many as are chosen";
+    const double sum = std::exp(3.0) + std::exp(2.0) + (experts - 2) * std::exp(-1.0);
+    EXPECT_EQ(best[0].expert, 2);
+    EXPECT_NEAR(best[0].score, std::exp(3.0) / sum, 1e-6);
+    EXPECT_EQ(best[1].expert, 4);
+    EXPECT_NEAR(best[1].score, std::exp(2.0) / sum, 1e-6);
+    EXPECT_EQ(world.scored[1].first, 3);
+    ASSERT_EQ(world.scored[1].second.size(), 1u) << "the chosen ones, where no logits are given";
+    EXPECT_EQ(world.scored[1].second[0].score, 0.75f);
+    EXPECT_EQ(world.scored[2].second[0].expert, 1) << "ties to the lower id";
+    EXPECT_EQ(world.scored[2].second[1].expert, 3);
+    world.log.end();
+    world.log.begin(1, {});
+    world.log.add(world.catalog, 1, ids, 1, 1);
+    world.replay();
+    EXPECT_TRUE(world.scored.empty()) << "an earlier step is forgotten";
 }
 
 TEST(StepLog, OnlyTentativeRowsCanBeRejected) {
