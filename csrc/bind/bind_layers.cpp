@@ -43,6 +43,9 @@ class Constants {
     layers::Norm norm(const OptionalArray& given, const char* argument, std::int64_t size, float eps) {
         if (!given) return {};
         if (!py::isinstance<py::tuple>(*given)) return {.weight = floats(given, argument, size), .eps = eps};
+        require(py::len(*given) == 2, ErrorKind::usage, "argument ", argument,
+                ": expected an array, or the pair (weight, bias or None) of a layer norm; got ", py::len(*given),
+                " values");
         const auto pair = given->cast<std::pair<py::object, OptionalArray>>();
         return {.weight = floats(pair.first, argument, size),
                 .eps = eps,

@@ -37,14 +37,22 @@ layers::WorkShape shape_of(const py::kwargs& sizes) {
     for (const auto& [key, value] : sizes) {
         const auto name = key.cast<std::string>();
         std::erase(missing, name);
-        if (const auto number = numbers.find(name); number != numbers.end())
-            *number->second = value.cast<int>();
-        else if (const auto flag = flags.find(name); flag != flags.end())
-            *flag->second = value.cast<bool>();
-        else if (name == "rotary_halves")
-            shape.rotary_halves = value.cast<std::vector<int>>();
-        else
-            fail(ErrorKind::usage, "Workspace: there is no size ", name);
+        try {
+            if (const auto number = numbers.find(name); number != numbers.end())
+                *number->second = value.cast<int>();
+            else if (const auto flag = flags.find(name); flag != flags.end())
+                *flag->second = value.cast<bool>();
+            else if (name == "rotary_halves")
+                shape.rotary_halves = value.cast<std::vector<int>>();
+            else
+                fail(ErrorKind::usage, "Workspace: there is no size ", name);
+        } catch (const py::cast_error&) {
+            fail(ErrorKind::usage, "Workspace: argument ", name, ": expected a ",
+                 flags.contains(name)      ? "flag"
+                 : name == "rotary_halves" ? "list of numbers"
+                                           : "number",
+                 "; got ", py::repr(value).cast<std::string>());
+        }
     }
     require(missing.empty(), ErrorKind::usage, "Workspace: argument ", missing.empty() ? "" : missing.front(),
             " is missing");

@@ -71,6 +71,11 @@ void Attention::run(kernels::Compute& compute, const memory::KvPool& kv, Workspa
             ErrorKind::usage, "this workspace is for hidden ", shape.hidden, " and ", shape.heads, " over ",
             shape.kv_heads, " heads of ", shape.head_dim, ", not for the attention of layer ", over.layer);
 
+    require(!rotation || (rotation->table >= 0 && rotation->table < work.rotary_tables()), ErrorKind::usage,
+            "this workspace has ", work.rotary_tables(), " rotary embeddings; layer ", over.layer, " wants number ",
+            rotation ? rotation->table : 0);
+    require(!temperature || shape.query_factors, ErrorKind::usage, "this workspace has no query factors, which layer ",
+            over.layer, " multiplies queries by");
     const float* x = branch.input(compute, work);
     const std::array jobs{dense(*q, at.q), dense(*k, at.k), dense(*v, at.v), dense(gate ? *gate : *q, at.wide)};
     linear(compute, work, x, rows, std::span(jobs).first(gate ? 4 : 3));

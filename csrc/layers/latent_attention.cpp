@@ -80,6 +80,8 @@ void LatentAttention::run(kernels::Compute& compute, const memory::KvPool& kv, W
     const Workspace::Use use(work, Activity::attention, over.layer);
     const WorkShape& shape = work.shape();
     const WorkArrays& at = work.arrays();
+    require(rotation.table >= 0 && rotation.table < work.rotary_tables(), ErrorKind::usage, "this workspace has ",
+            work.rotary_tables(), " rotary embeddings; layer ", over.layer, " wants number ", rotation.table);
     const int rotated = 2 * work.rotary(rotation.table).half;
     require(kv_down->spec.cols == shape.hidden && shape.kv_heads == 1 && kv.layout().latent &&
                 kv.layout().key_dim == shape.head_dim && kv.layout().value_dim == shape.value_dim &&

@@ -58,6 +58,10 @@ Nanos now() {
 }  // namespace
 
 std::size_t Workspace::bytes(const WorkShape& shape, std::int64_t max_rows) {
+    require(max_rows >= 0, ErrorKind::usage, "argument max_rows: expected at least one row; got ", max_rows);
+    for (const int size : {shape.hidden, shape.heads, shape.kv_heads, shape.head_dim, shape.value_dim, shape.wide,
+                           shape.narrow, shape.by_head, shape.experts, shape.top_k})
+        require(size >= 0, ErrorKind::usage, "a workspace has sizes of at least 0; got ", size);
     std::size_t bytes = 0;
     WorkArrays none;
     std::vector<RotaryTable> tables = tables_of(shape);

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
+from types import MappingProxyType
 
 from moestro.checkpoint.store_format import EMBED_CHECKSUMS, PartSpec, PlainTensor, StoreManifest
 from moestro.checkpoint.weights import ModelWeights
@@ -59,8 +60,13 @@ def summarise_checkpoint(model_type: str, weights: ModelWeights) -> ModelSummary
     )
 
 
-def summarise_store(model_type: str, tied: bool, manifest: StoreManifest) -> ModelSummary:
-    """A packed store. Bytes are those of the packed matrices, without the padding between records."""
+def summarise_store(
+    model_type: str, tied: bool, manifest: StoreManifest, padded: Mapping[str, int] = MappingProxyType({})
+) -> ModelSummary:
+    """A packed store. Bytes are those of the packed matrices, without the padding between records.
+
+    padded: of parts that have rows of padding inside, by name, how many rows are not.
+    """
     layers = manifest.layers
     return ModelSummary(
         model_type=model_type,
@@ -68,7 +74,7 @@ def summarise_store(model_type: str, tied: bool, manifest: StoreManifest) -> Mod
         experts=tuple(len(layer.experts.files) if layer.experts else 0 for layer in layers),
         expert_bytes=tuple(layer.experts.record_bytes if layer.experts else 0 for layer in layers),
         tied=tied,
-        classes=_total(_store_items(manifest)),
+        classes=_total(_store_items(manifest, padded)),
     )
 
 
@@ -77,10 +83,11 @@ def _checkpoint_items(weights: ModelWeights) -> Iterator[tuple[str, str, int, in
         yield _class_of(role), tensor.core_type, tensor.elements, tensor.elements * tensor.element_bytes
 
 
-def _store_items(manifest: StoreManifest) -> Iterator[tuple[str, str, int, int]]:
+def _store_items(manifest: StoreManifest, padded: Mapping[str, int]) -> Iterator[tuple[str, str, int, int]]:
     for layer in manifest.layers:
         for part in layer.trunk.parts:
-            yield _packed(_class_of(f"layers.0.{part.name}"), part, 1)
+            rows = padded.get(part.name, part.rows)
+            yield _class_of(f"layers.0.{part.name}"), part.format, rows * part.cols, part.nbytes
         if layer.experts is not None:
             for part in layer.experts.parts:
                 yield _packed("experts", part, len(layer.experts.files))

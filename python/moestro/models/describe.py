@@ -14,6 +14,9 @@ def describe_model(directory: Path) -> ModelSummary:
     """Raises CheckpointError where the directory cannot be understood."""
     if is_store(directory):
         packed = open_store(directory)
-        return summarise_store(packed.spec.model_type, packed.spec.tie_word_embeddings, packed.manifest)
+        spec, padded = packed.spec, {}
+        if spec.mla is not None:
+            padded = {"k_up": spec.num_heads * spec.mla.kv_lora_rank, "v_up": spec.num_heads * spec.mla.v_head_dim}
+        return summarise_store(spec.model_type, spec.tie_word_embeddings, packed.manifest, padded)
     checkpoint = open_checkpoint(directory)
     return summarise_checkpoint(checkpoint.spec.model_type, checkpoint.weights)

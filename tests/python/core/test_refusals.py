@@ -64,6 +64,11 @@ def begin(work: _core.Workspace, **changes: Any) -> None:
         ({"top_k": -1}, "argument top_k: expected 0 to 8"),
         ({"rotary_halves": [9]}, "argument rotary_halves: expected 1 to 8; got 9"),
         ({"rotary_halves": [4, 0]}, "argument rotary_halves: expected 1 to 8; got 0"),
+        ({"wide": -5}, "sizes of at least 0; got -5"),
+        ({"value_dim": -500}, "sizes of at least 0; got -500"),
+        ({"hidden": "many"}, "argument hidden: expected a number; got 'many'"),
+        ({"shared": "no"}, "argument shared: expected a flag; got 'no'"),
+        ({"rotary_halves": 8}, "argument rotary_halves: expected a list of numbers; got 8"),
     ],
 )
 def test_sizes_of_a_workspace(changes: dict[str, Any], said: str) -> None:
@@ -97,6 +102,10 @@ def test_query_factors_are_one_per_row_where_they_are_needed() -> None:
     [
         ({"norm": (zeros(HIDDEN), zeros(HIDDEN + 1))}, r"argument norm: .*\[40\]"),
         ({"norm": (None, None)}, "argument norm: .*NoneType"),
+        (
+            {"norm": (zeros(HIDDEN),)},
+            r"argument norm: .*the pair \(weight, bias or None\) of a layer norm; got 1 values",
+        ),
         ({"norm_after": zeros(HIDDEN - 1)}, r"argument norm_after: .*\[40\]"),
         ({"gate": matrix(31, HIDDEN)}, r"argument gate: .*\[32, 40\]"),
         ({"q_norm": zeros(16), "whole_norm": True}, r"argument q_norm: .*\[32\]"),
@@ -111,6 +120,32 @@ def test_attention(runtime: _core.Runtime, changes: dict[str, Any], said: str) -
     given = {**weights, "norm": zeros(HIDDEN), "eps": 1e-5, "scale": 1.0}
     _core.AttentionLayer(runtime.compute, kv, 0, **given)
     refused(said, lambda: _core.AttentionLayer(runtime.compute, kv, 0, **(given | changes)))
+
+
+def run_attention(runtime: _core.Runtime, **changes: Any) -> None:
+    """One step through a layer of one's own."""
+    kv = runtime.set_kv("f32", 1, 16, 1)
+    weights = {"q": matrix(32, HIDDEN), "k": matrix(16, HIDDEN), "v": matrix(16, HIDDEN), "o": matrix(HIDDEN, 32)}
+    given = {**weights, "norm": np.ones(HIDDEN, np.float32), "eps": 1e-5, "scale": 1.0, **changes}
+    work, block = workspace(), kv.allocate()
+    begin(work, tables=np.array([block], np.int32), blocks=np.array([block, block], np.int32))
+    work.x[:] = 1
+    _core.AttentionLayer(runtime.compute, kv, 0, **given).run(work)
+
+
+@pytest.mark.parametrize("table", [-1, 1, 5])
+def test_an_embedding_that_the_workspace_lacks(runtime: _core.Runtime, table: int) -> None:
+    refused(f"1 rotary embeddings; layer 0 wants number {table}", lambda: run_attention(runtime, rotary=table))
+
+
+def test_query_factors_that_the_workspace_lacks(runtime: _core.Runtime) -> None:
+    refused("no query factors", lambda: run_attention(runtime, temperature=True))
+
+
+def test_one_step_of_what_is_right(runtime: _core.Runtime) -> None:
+    run_attention(runtime)
+    with pytest.raises(errors.UsageError, match="at least one row"):
+        _core.Workspace.nbytes(max_rows=-4, hidden=8, heads=1, kv_heads=1, head_dim=4, experts=0, top_k=0)
 
 
 def latent_layer(runtime: _core.Runtime, kv: _core.KvPool, **changes: Any) -> _core.LatentAttentionLayer:

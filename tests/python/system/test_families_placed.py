@@ -75,8 +75,8 @@ def test_inspect_shows_it(family: str, tiny_checkpoint: Callable[[str], Path], t
         assert sum(entry["nbytes"] for entry in shown["classes"]) == shown["nbytes"]
         formats = {entry["format"] for entry in shown["classes"] if entry["kind"] in ("experts", "attention")}
         assert formats & ({"bf16", "f32"} if directory == source else {"q8"})
-    counted = json.loads(CliRunner().invoke(app, ["inspect", str(source), "--json"]).output)["parameters"]
-    assert counted == used_parameters(source)
+        # A store has its head apart, also where it is tied.
+        assert shown["parameters"] == used_parameters(source)
 
 
 def used_parameters(source: Path) -> int:
