@@ -15,8 +15,8 @@ namespace {
 
 constexpr std::size_t kHugeBytes = std::size_t{2} << 20;
 
-std::byte* map(std::size_t bytes) {
-    void* mapped = ::mmap(nullptr, bytes, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
+std::byte* map(std::size_t bytes, int access = PROT_READ | PROT_WRITE, int more = 0) {
+    void* mapped = ::mmap(nullptr, bytes, access, MAP_PRIVATE | MAP_ANONYMOUS | more, -1, 0);
     if (mapped == MAP_FAILED)
         fail(ErrorKind::budget, "the system refused ", bytes, " bytes of memory (", std::strerror(errno), ")");
     return static_cast<std::byte*>(mapped);
@@ -39,6 +39,13 @@ PageBuffer::PageBuffer(std::size_t bytes, bool huge) : size_(round_up(bytes, kPa
     const bool gains = huge && size_ >= kHugeBytes;
     data_ = gains ? map_aligned(size_) : map(size_);
     if (huge) ::madvise(data_, size_, MADV_HUGEPAGE);
+}
+
+PageBuffer PageBuffer::addresses(std::size_t bytes) {
+    PageBuffer made;
+    made.size_ = round_up(bytes, kPageBytes);
+    if (made.size_ > 0) made.data_ = map(made.size_, PROT_NONE, MAP_NORESERVE);
+    return made;
 }
 
 PageBuffer::~PageBuffer() {

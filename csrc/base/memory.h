@@ -14,6 +14,9 @@ class PageBuffer {
     // Rounds `bytes` up to whole pages. Throws Error(budget) when the system refuses. `huge` asks for 2 MiB pages
     // (advice only; whether it was granted is never relied on).
     explicit PageBuffer(std::size_t bytes, bool huge = false);
+    // Addresses without memory behind them, as many as one likes: they tell things apart, and cannot be read or
+    // written.
+    static PageBuffer addresses(std::size_t bytes);
     ~PageBuffer();
     PageBuffer(PageBuffer&& other) noexcept;
     PageBuffer& operator=(PageBuffer&& other) noexcept;

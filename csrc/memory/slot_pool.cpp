@@ -10,7 +10,8 @@
 
 namespace moestro::memory {
 
-SlotPool::SlotPool(std::shared_ptr<Ledger> ledger, std::vector<SlotClass> classes, std::size_t limit, int max_slots)
+SlotPool::SlotPool(std::shared_ptr<Ledger> ledger, std::vector<SlotClass> classes, std::size_t limit, int max_slots,
+                   Backing backing)
     : max_slots_(max_slots) {
     const std::size_t budget = ledger->budget();
     reservation_ = Reservation(std::move(ledger), "expert slots", limit);
@@ -20,7 +21,8 @@ SlotPool::SlotPool(std::shared_ptr<Ledger> ledger, std::vector<SlotClass> classe
         const std::size_t slots = std::min(static_cast<std::size_t>(wanted.most), budget / wanted.bytes);
         Class& made = classes_.emplace_back();
         made.bytes = wanted.bytes;
-        made.arena = PageBuffer(slots * wanted.bytes, true);
+        const std::size_t bytes = slots * wanted.bytes;
+        made.arena = backing == Backing::memory ? PageBuffer(bytes, true) : PageBuffer::addresses(bytes);
         made.use.assign(slots, Use::empty);
         for (std::size_t index = slots; index-- > 0;) made.empty.push_back(static_cast<int>(index));
         made.spare.reserve(slots);

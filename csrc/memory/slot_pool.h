@@ -23,12 +23,15 @@ struct Slot {
     std::byte* data = nullptr;  // page-aligned; the address of (size_class, index) never changes
 };
 
+enum class Backing { memory, none };  // none: slots that cannot be read or written, for simulations
+
 // Ledger entry "expert slots": the limit, whether or not all of it is in use. Thread-safety: one thread at a time.
 class SlotPool {
   public:
     // At most `limit` bytes and `max_slots` slots hold memory. Throws Error(budget) when the ledger has no room for the
     // limit.
-    SlotPool(std::shared_ptr<Ledger> ledger, std::vector<SlotClass> classes, std::size_t limit, int max_slots);
+    SlotPool(std::shared_ptr<Ledger> ledger, std::vector<SlotClass> classes, std::size_t limit, int max_slots,
+             Backing backing = Backing::memory);
 
     // A slot with unspecified contents, or nothing when the limit is used up by slots in use: then give some back.
     std::optional<Slot> take(int size_class);

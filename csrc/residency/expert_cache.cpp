@@ -31,31 +31,31 @@ Nanos Pin::ready() const {
 // One size class per distinct record size, in order of appearance.
 std::vector<memory::SlotClass> ExpertCache::classes() {
     std::vector<memory::SlotClass> all;
-    for (const store::ExpertLayer& layer : catalog_->layers()) {
+    for (const store::ExpertTable::Layer& layer : table_->sizes()) {
         auto found = std::find_if(all.begin(), all.end(),
                                   [&](const memory::SlotClass& one) { return one.bytes == layer.record_bytes; });
         if (found == all.end()) found = all.insert(all.end(), {layer.record_bytes, 0});
-        found->most += layer.experts();
+        found->most += layer.experts;
         class_of_layer_.push_back(static_cast<int>(found - all.begin()));
         largest_slot_ = std::max(largest_slot_, layer.record_bytes);
     }
     return all;
 }
 
-ExpertCache::ExpertCache(std::shared_ptr<const store::Catalog> catalog, std::shared_ptr<memory::Ledger> ledger,
+ExpertCache::ExpertCache(std::shared_ptr<const store::ExpertTable> table, std::shared_ptr<memory::Ledger> ledger,
                          std::size_t limit, int max_slots, std::unique_ptr<store::RecordSource> source,
-                         std::unique_ptr<policy::Eviction> eviction, const Clock& clock)
-    : catalog_(std::move(catalog)),
-      slots_(std::move(ledger), classes(), limit, max_slots),
+                         std::unique_ptr<policy::Eviction> eviction, const Clock& clock, memory::Backing backing)
+    : table_(std::move(table)),
+      slots_(std::move(ledger), classes(), limit, max_slots, backing),
       source_(std::move(source)),
       eviction_(std::move(eviction)),
       clock_(clock),
       may_evict_([this](ExpertId id) { return evictable(entries_[number(id)]); }),
-      entries_(static_cast<std::size_t>(catalog_->experts())) {
+      entries_(static_cast<std::size_t>(table_->experts())) {
     require(limit >= minimum() && max_slots >= 2, ErrorKind::budget, "the expert cache needs two slots of ",
             bytes_text(largest_slot_), "; it was given ", bytes_text(limit), " in at most ", max_slots, " slots");
-    const std::size_t slots = static_cast<std::size_t>(std::min(max_slots, catalog_->experts()));
-    useful_ = std::max(minimum(), std::min<std::size_t>(catalog_->record_bytes(), slots * largest_slot_));
+    const std::size_t slots = static_cast<std::size_t>(std::min(max_slots, table_->experts()));
+    useful_ = std::max(minimum(), std::min<std::size_t>(table_->record_bytes(), slots * largest_slot_));
     eviction_->on_capacity(this->slots());
 }
 
@@ -82,7 +82,10 @@ void ExpertCache::unpin(int number) noexcept {
 
 // Adds an entry to the totals, or takes it out while it changes.
 void ExpertCache::count(const Entry& entry, int sign) {
-    if (entry.state == State::loading) loading_ += sign;
+    if (entry.state == State::loading) {
+        loading_ += sign;
+        if (entry.urgent) loading_urgently_ += sign;
+    }
     if (entry.state != State::host) return;
     const std::size_t bytes = slots_.slot_bytes(entry.slot.size_class);
     resident_ += sign;
@@ -104,26 +107,45 @@ bool ExpertCache::start_load(ExpertId id, bool urgent) {
     MOESTRO_CHECK(entry.state == State::absent);
     if (!slots_.would_fit(size_class(id), evictable_bytes_, evictable_)) return false;
     std::optional<memory::Slot> slot;
-    while (!(slot = slots_.take(size_class(id)))) MOESTRO_CHECK(evict_one(id));
-    entry.slot = *slot;
+    while (!(slot = slots_.take(size_class(id)))) MOESTRO_CHECK(evict_one(may_evict_, id));
+    load_into(*slot, id, entry, urgent);
+    return true;
+}
+
+bool ExpertCache::start_prefetch(ExpertId id, const policy::Evictable& spare, std::vector<ExpertId>& evicted) {
+    Entry& entry = entries_[number(id)];
+    MOESTRO_CHECK(entry.state == State::absent);
+    const policy::Evictable among = [&](ExpertId one) { return may_evict_(one) && spare(one); };
+    std::optional<memory::Slot> slot;
+    while (!(slot = slots_.take(size_class(id)))) {
+        const std::optional<ExpertId> victim = evict_one(among, id);
+        if (!victim) return false;
+        evicted.push_back(*victim);
+    }
+    load_into(*slot, id, entry, false);
+    return true;
+}
+
+void ExpertCache::load_into(memory::Slot slot, ExpertId id, Entry& entry, bool urgent) {
+    entry.slot = slot;
+    entry.urgent = urgent;
     entry.submitted = clock_.now();
     if (loading_ == 0) busy_since_ = entry.submitted;
     move(entry, State::loading);
     ++counters_.loads;
     eviction_->on_insert(id);
-    source_->start(catalog_->number(id), entry.slot.data, urgent);
-    return true;
+    source_->start(table_->number(id), entry.slot.data, urgent);
 }
 
-bool ExpertCache::evict_one(std::optional<ExpertId> incoming) {
-    if (evictable_ == 0) return false;
-    const std::optional<ExpertId> victim = eviction_->victim(may_evict_, incoming);
-    if (!victim) return false;
+std::optional<ExpertId> ExpertCache::evict_one(const policy::Evictable& among, std::optional<ExpertId> incoming) {
+    if (evictable_ == 0) return std::nullopt;
+    const std::optional<ExpertId> victim = eviction_->victim(among, incoming);
+    if (!victim) return std::nullopt;
     Entry& entry = entries_[number(*victim)];
     MOESTRO_CHECK(evictable(entry));
     release_slot(*victim, entry, State::absent);
     ++counters_.evictions;
-    return true;
+    return victim;
 }
 
 void ExpertCache::release_slot(ExpertId id, Entry& entry, State to) {
@@ -155,7 +177,7 @@ void ExpertCache::take_in() {
             continue;
         }
         if (entry.pins > 0) entry.error = std::move(arrival.error);
-        release_slot(catalog_->id(arrival.number), entry, entry.pins > 0 ? State::failed : State::absent);
+        release_slot(table_->id(arrival.number), entry, entry.pins > 0 ? State::failed : State::absent);
     }
     arrivals_.clear();
     if (loading_ == 0) counters_.read_busy_ns += now - busy_since_;
@@ -163,8 +185,11 @@ void ExpertCache::take_in() {
 
 void ExpertCache::record(int number, const Entry& entry, Nanos now) {
     const Nanos started = lane_.done(entry.submitted, now);
+    counters_.served_bytes += slots_.slot_bytes(entry.slot.size_class);
+    counters_.served_ns += now - started;
+    if (entry.urgent) counters_.demand_ns += now - started;
     if (!trace_) return;
-    const ExpertId id = catalog_->id(number);
+    const ExpertId id = table_->id(number);
     trace_->add({.lane = Lane::ssd,
                  .activity = Activity::read,
                  .layer = id.layer,
@@ -179,7 +204,7 @@ void ExpertCache::record(int number, const Entry& entry, Nanos now) {
 bool ExpertCache::set_limit(std::size_t bytes) {
     if (bytes < minimum() || immovable_bytes() > bytes) return false;
     while (slots_.bytes_in_use() > bytes)
-        if (!evict_one(std::nullopt)) wait();  // a load nobody waits for will end
+        if (!evict_one(may_evict_, std::nullopt)) wait();  // a load nobody waits for will end
     if (!slots_.set_limit(bytes)) return false;
     eviction_->on_capacity(slots());
     return true;

@@ -17,7 +17,7 @@
 #include "memory/slot_pool.h"
 #include "policy/eviction.h"
 #include "residency/state.h"
-#include "store/catalog.h"
+#include "store/expert_table.h"
 #include "store/record_source.h"
 
 namespace moestro::residency {
@@ -26,6 +26,9 @@ struct CacheCounters {
     std::uint64_t evictions = 0, loads = 0;
     Nanos read_busy_ns = 0;    // time with at least one load in flight
     Nanos read_queued_ns = 0;  // of all loads: waiting for others before them
+    // As if loads were served one after the other: bytes, how long they took, and those that somebody waited for.
+    std::uint64_t served_bytes = 0;
+    Nanos served_ns = 0, demand_ns = 0;
 };
 
 class ExpertCache;
@@ -67,9 +70,10 @@ class ExpertCache {
   public:
     // At most `limit` bytes in at most `max_slots` slots. Throws Error(budget) when two slots of the largest record do
     // not fit the limit, or the ledger has no room for it.
-    ExpertCache(std::shared_ptr<const store::Catalog> catalog, std::shared_ptr<memory::Ledger> ledger,
+    ExpertCache(std::shared_ptr<const store::ExpertTable> table, std::shared_ptr<memory::Ledger> ledger,
                 std::size_t limit, int max_slots, std::unique_ptr<store::RecordSource> source,
-                std::unique_ptr<policy::Eviction> eviction, const Clock& clock);
+                std::unique_ptr<policy::Eviction> eviction, const Clock& clock,
+                memory::Backing backing = memory::Backing::memory);
 
     State state(ExpertId id) const { return entries_[number(id)].state; }
     // REQUIRES that the record is not absent.
@@ -77,6 +81,9 @@ class ExpertCache {
     // Queues the read of an absent record, evicting what the policy gives up for it. False, and nothing changed, when
     // everything that could make room is pinned or loading.
     bool start_load(ExpertId id, bool urgent);
+    // The same for a record that may be of use later: only records for which `spare` holds make room, and `evicted` is
+    // told which did. False, and the record absent, when they do not suffice.
+    bool start_prefetch(ExpertId id, const policy::Evictable& spare, std::vector<ExpertId>& evicted);
     // Hands queued reads to the device in one batch.
     void flush() { source_->flush(); }
     // Takes in what has arrived; wait() blocks until some read has finished (which need not complete a record).
@@ -101,6 +108,7 @@ class ExpertCache {
     std::size_t useful() const { return useful_; }             // bytes beyond which more are of no use
 
     int loading() const { return loading_; }
+    int loading_urgently() const { return loading_urgently_; }
     int resident() const { return resident_; }
     std::size_t resident_bytes() const { return resident_bytes_; }
     std::size_t largest_slot() const { return largest_slot_; }
@@ -115,6 +123,7 @@ class ExpertCache {
     friend class Pin;
     struct Entry {
         State state = State::absent;
+        bool urgent = false;  // loading only
         int pins = 0;
         memory::Slot slot;
         std::optional<Error> error;  // failed only
@@ -122,13 +131,14 @@ class ExpertCache {
         Nanos ready = 0;
     };
 
-    std::size_t number(ExpertId id) const { return static_cast<std::size_t>(catalog_->number(id)); }
-    int size_class(ExpertId id) const { return class_of_layer_[catalog_->position(id.layer)]; }
+    std::size_t number(ExpertId id) const { return static_cast<std::size_t>(table_->number(id)); }
+    int size_class(ExpertId id) const { return class_of_layer_[table_->position(id.layer)]; }
     bool evictable(const Entry& entry) const { return entry.state == State::host && entry.pins == 0; }
     void move(Entry& entry, State to);
     void count(const Entry& entry, int sign);
     void unpin(int number) noexcept;
-    bool evict_one(std::optional<ExpertId> incoming);
+    std::optional<ExpertId> evict_one(const policy::Evictable& among, std::optional<ExpertId> incoming);
+    void load_into(memory::Slot slot, ExpertId id, Entry& entry, bool urgent);
     void release_slot(ExpertId id, Entry& entry, State to);
     void take_in();
     void record(int number, const Entry& entry, Nanos now);
@@ -136,8 +146,8 @@ class ExpertCache {
     std::vector<memory::SlotClass> classes();
     void check_entries() const;
 
-    const std::shared_ptr<const store::Catalog> catalog_;
-    std::vector<int> class_of_layer_;  // by position in the catalog
+    const std::shared_ptr<const store::ExpertTable> table_;
+    std::vector<int> class_of_layer_;  // by position in the table
     std::size_t largest_slot_ = 0, useful_ = 0;
     memory::SlotPool slots_;
     const std::unique_ptr<store::RecordSource> source_;
@@ -146,7 +156,7 @@ class ExpertCache {
     const std::function<bool(ExpertId)> may_evict_;
 
     std::vector<Entry> entries_;  // by number
-    int loading_ = 0, resident_ = 0, evictable_ = 0;
+    int loading_ = 0, loading_urgently_ = 0, resident_ = 0, evictable_ = 0;
     std::size_t resident_bytes_ = 0, evictable_bytes_ = 0;
     CacheCounters counters_;
     Nanos busy_since_ = 0;  // meaningful while loading_ > 0

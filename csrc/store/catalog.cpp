@@ -70,37 +70,24 @@ void check_layer(const ExpertLayer& layer, const Files& files) {
         layer.packed() ? check_record(layer, expert, files) : check_slices(layer, expert, files);
 }
 
+// Puts the layers in order.
+std::vector<ExpertTable::Layer> checked_sizes(std::vector<ExpertLayer>& layers, const Files& files) {
+    std::sort(layers.begin(), layers.end(),
+              [](const ExpertLayer& a, const ExpertLayer& b) { return a.layer < b.layer; });
+    std::vector<ExpertTable::Layer> sizes;
+    for (const ExpertLayer& layer : layers) {
+        check_layer(layer, files);
+        require(layer.packed() == layers.front().packed(), ErrorKind::usage, "layer ", layer.layer,
+                ": all layers are packed records, or all are slices of a checkpoint");
+        sizes.push_back({layer.layer, layer.experts(), layer.record_bytes});
+    }
+    return sizes;
+}
+
 }  // namespace
 
-Catalog::Catalog(std::vector<ExpertLayer> layers, Files files) : layers_(std::move(layers)), files_(std::move(files)) {
-    require(!layers_.empty(), ErrorKind::usage, "a model without expert layers needs no catalog");
-    std::sort(layers_.begin(), layers_.end(),
-              [](const ExpertLayer& a, const ExpertLayer& b) { return a.layer < b.layer; });
-    first_.push_back(0);
-    for (const ExpertLayer& layer : layers_) {
-        check_layer(layer, files_);
-        require(layer.packed() == packed(), ErrorKind::usage, "layer ", layer.layer,
-                ": all layers are packed records, or all are slices of a checkpoint");
-        require(static_cast<std::size_t>(layer.layer) >= position_.size(), ErrorKind::usage, "layer ", layer.layer,
-                " was given twice");
-        position_.resize(static_cast<std::size_t>(layer.layer) + 1, -1);
-        position_.back() = static_cast<int>(first_.size()) - 1;
-        first_.push_back(first_.back() + layer.experts());
-    }
-}
-
-std::size_t Catalog::position(int layer) const {
-    const bool known = layer >= 0 && static_cast<std::size_t>(layer) < position_.size() &&
-                       position_[static_cast<std::size_t>(layer)] >= 0;
-    require(known, ErrorKind::usage, "layer ", layer, " has no experts");
-    return static_cast<std::size_t>(position_[static_cast<std::size_t>(layer)]);
-}
-
-ExpertId Catalog::id(int number) const {
-    const auto after = std::upper_bound(first_.begin(), first_.end(), number);
-    const auto position = static_cast<std::size_t>(after - first_.begin()) - 1;
-    return {layers_[position].layer, number - first_[position]};
-}
+Catalog::Catalog(std::vector<ExpertLayer> layers, Files files)
+    : ExpertTable(checked_sizes(layers, files)), layers_(std::move(layers)), files_(std::move(files)) {}
 
 std::string Catalog::name(int number) const {
     const ExpertId one = id(number);
@@ -121,12 +108,6 @@ PlacedSlice Catalog::slice(int number, int index) const {
 
 std::string Catalog::slice_name(int, int index) const {
     return std::string(kPartNames[static_cast<std::size_t>(index)]);
-}
-
-std::uint64_t Catalog::record_bytes() const {
-    std::uint64_t all = 0;
-    for (const ExpertLayer& layer : layers_) all += static_cast<std::uint64_t>(layer.experts()) * layer.record_bytes;
-    return all;
 }
 
 }  // namespace moestro::store

@@ -8,6 +8,7 @@
 
 #include "base/types.h"
 #include "kernels/ops.h"
+#include "store/expert_table.h"
 #include "store/records.h"
 
 namespace moestro::store {
@@ -35,7 +36,7 @@ struct ExpertLayer {
 };
 
 // Immutable. Every layer was checked: shapes fit each other and the record, extents lie inside their files.
-class Catalog final : public Records {
+class Catalog final : public Records, public ExpertTable {
   public:
     // Throws Error(usage) for layers that contradict themselves or each other (all packed, or all in place),
     // Error(checkpoint) for extents outside their files.
@@ -46,14 +47,7 @@ class Catalog final : public Records {
     const std::vector<ExpertLayer>& layers() const { return layers_; }
     const io::File& file(int file) const { return *files_[static_cast<std::size_t>(file)]; }
 
-    // Experts counted through all layers: a dense number for tables.
-    int experts() const { return first_.back(); }
-    int number(ExpertId id) const { return first_[position(id.layer)] + id.expert; }
-    ExpertId id(int number) const;
-    std::size_t position(int layer) const;  // of a layer in layers()
-    std::uint64_t record_bytes() const;     // of all experts together
-
-    // As records, by those numbers:
+    // As records, by the table's numbers:
     const Files& files() const override { return files_; }
     bool packed() const override { return layers_.front().packed(); }
     int count() const override { return experts(); }
@@ -66,8 +60,6 @@ class Catalog final : public Records {
   private:
     std::vector<ExpertLayer> layers_;
     Files files_;
-    std::vector<int> position_;  // by layer; -1 = no experts
-    std::vector<int> first_;     // by position: number of the layer's first expert; one more at the end
 };
 
 }  // namespace moestro::store
