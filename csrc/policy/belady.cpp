@@ -10,7 +10,8 @@
 
 namespace moestro::policy {
 
-std::int64_t belady_misses(std::span<const ExpertId> accesses, int records) {
+std::int64_t belady_misses(std::span<const ExpertId> accesses, int records, std::span<const std::size_t> groups,
+                           std::size_t first) {
     constexpr std::int64_t kNever = std::numeric_limits<std::int64_t>::max();
     std::vector<std::int64_t> next(accesses.size());
     std::unordered_map<ExpertId, std::int64_t, HashExpert> later;
@@ -22,22 +23,27 @@ std::int64_t belady_misses(std::span<const ExpertId> accesses, int records) {
     std::set<std::pair<std::int64_t, ExpertId>> resident;  // by next use
     std::unordered_map<ExpertId, std::int64_t, HashExpert> at;
     std::int64_t misses = 0;
-    for (std::size_t i = 0; i < accesses.size(); ++i) {
-        const ExpertId id = accesses[i];
-        const auto found = at.find(id);
-        if (found != at.end()) {
-            resident.erase({found->second, id});
-            at.erase(found);
-        } else {
-            ++misses;
+    const std::size_t count = groups.empty() ? accesses.size() : groups.size();
+    std::size_t i = 0;
+    for (std::size_t group = 0; group < count; ++group) {
+        for (const std::size_t end = groups.empty() ? i + 1 : groups[group]; i < end; ++i) {
+            const ExpertId id = accesses[i];
+            const auto found = at.find(id);
+            if (found != at.end()) {
+                resident.erase({found->second, id});
+                at.erase(found);
+            } else if (group >= first) {
+                ++misses;
+            }
+            if (next[i] == kNever) continue;  // nobody will want it again
+            resident.insert({next[i], id});
+            at[id] = next[i];
         }
-        if (next[i] == kNever) continue;  // nobody will want it again
-        resident.insert({next[i], id});
-        at[id] = next[i];
-        if (static_cast<int>(resident.size()) <= records) continue;
-        const auto furthest = std::prev(resident.end());
-        at.erase(furthest->second);
-        resident.erase(furthest);
+        while (static_cast<int>(resident.size()) > records) {
+            const auto furthest = std::prev(resident.end());
+            at.erase(furthest->second);
+            resident.erase(furthest);
+        }
     }
     return misses;
 }

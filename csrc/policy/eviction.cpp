@@ -7,6 +7,7 @@
 #include "base/error.h"
 #include "policy/fixed.h"
 #include "policy/lfu.h"
+#include "policy/lrfu.h"
 #include "policy/lru.h"
 #include "policy/score.h"
 #include "policy/shallow.h"
@@ -22,7 +23,7 @@ struct Known {
 };
 
 constexpr Known kKnown[] = {
-    {"lru", &make_lru},         {"lfu", &make_lfu},       {"score", &make_score},
+    {"lru", &make_lru},         {"lfu", &make_lfu},       {"lrfu", &make_lrfu},         {"score", &make_score},
     {"shallow", &make_shallow}, {"static", &make_static}, {"workload", &make_workload},
 };
 

@@ -128,12 +128,13 @@ TEST_P(Contract, MissesAtLeastWhatCannotBeAvoided) {
     }
 }
 
-INSTANTIATE_TEST_SUITE_P(Every, Contract, ::testing::Values("lru", "lfu", "score", "shallow", "static", "workload"),
+INSTANTIATE_TEST_SUITE_P(Every, Contract,
+                         ::testing::Values("lru", "lfu", "lrfu", "score", "shallow", "static", "workload"),
                          [](const auto& name) { return name.param; });
 
 TEST(Eviction, TheContractIsHeldToByAll) {
     const std::set<std::string_view> known(eviction_names().begin(), eviction_names().end());
-    EXPECT_EQ(known, (std::set<std::string_view>{"lru", "lfu", "score", "shallow", "static", "workload"}));
+    EXPECT_EQ(known, (std::set<std::string_view>{"lru", "lfu", "lrfu", "score", "shallow", "static", "workload"}));
 }
 
 std::int64_t misses(std::string_view name, const std::vector<Token>& tokens, int capacity,
@@ -187,6 +188,33 @@ TEST(Score, IsTheRecurrence) {
         double least = 1e9;
         for (const auto& [id, score] : scores) least = std::min(least, score);
         ASSERT_NEAR(scores[victim.value()], least, 1e-12) << "token " << token;
+    }
+}
+
+// Every use counts 1, and less by the same share with each token since.
+TEST(Lrfu, IsTheSumOfFadingUses) {
+    constexpr double kKept = 1 - 1.0 / 32;
+    std::mt19937 random(9);
+    const auto policy = make_eviction("lrfu", settings(2, kExperts));
+    std::map<ExpertId, double> sums;
+    for (int layer : {0, 2})
+        for (int e = 0; e < kExperts; ++e) {
+            policy->on_insert({layer, e});
+            sums[{layer, e}] = 0;
+        }
+    for (int token = 0; token < 400; ++token) {
+        for (auto& [id, sum] : sums) sum *= kKept;
+        policy->on_token();
+        for (int layer : {0, 2})
+            for (int e = 0; e < kExperts; ++e) {
+                if (static_cast<int>(random() % kExperts) < e) continue;
+                policy->on_use({layer, e});
+                sums[{layer, e}] += 1;
+            }
+        const auto victim = policy->victim([](ExpertId) { return true; }, std::nullopt);
+        double least = 1e9;
+        for (const auto& [id, sum] : sums) least = std::min(least, sum);
+        ASSERT_NEAR(sums[victim.value()], least, 1e-9) << "token " << token;
     }
 }
 
