@@ -36,7 +36,7 @@ PYTHON_LEVELS: tuple[tuple[str, ...], ...] = (
     ("config", "memory_limits", "cache_dir", "threads"),
     ("core",),
     ("checkpoint", "trace"),
-    ("plan",),
+    ("plan", "learn"),
     ("kv",),
     ("layers",),
     ("models",),
@@ -50,7 +50,7 @@ PYTHON_LEVELS: tuple[tuple[str, ...], ...] = (
 PYTHON_ROOTS = {"__init__", "__main__"}
 
 # Seconds to import: only inside the functions that need them, and in plan and trace, which work on any laptop, not at
-# all. integrations/ is loaded by people who have imported them already.
+# all: what is trained on traces is trained in learn. integrations/ is loaded by people who have imported them already.
 HEAVY = {"torch", "transformers"}
 HEAVY_ANYWHERE = {"integrations"}
 HEAVY_NEVER = {"plan", "trace"}
