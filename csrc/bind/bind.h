@@ -29,6 +29,8 @@ void bind_ops(py::module_& module);        // norms, sums, routing, rotary posit
 void bind_attention(py::module_& module);  // kv_append, attention
 void bind_workspace(py::module_& module);  // Workspace
 void bind_layers(py::module_& module);     // layers of a decoder, with their constants
+void bind_policy(py::module_& module);     // LaneCosts, PredictorSettings, planners; names of policies
+void bind_sim(py::module_& module);        // RoutingRecord, replay
 
 // Python's Matrix. (A struct of ours, because a class_ cannot be held by a pointer to const.)
 struct MatrixRef {

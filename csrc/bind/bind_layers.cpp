@@ -214,6 +214,7 @@ struct MoeRef {
     std::shared_ptr<RuntimeSlot> slot;
     Constants constants = {};
     layers::Moe moe = {};
+    std::vector<std::shared_ptr<MoeRef>> next = {};  // whose routers moe.next borrows
 };
 
 using Shared = std::array<MatrixRef, 3>;
@@ -264,6 +265,16 @@ MoeRef make_moe(const RuntimeRef& runtime, int layer, const OptionalArray& norm,
     }
     if (shared_weight) require_matrix(*shared_weight->matrix, "shared_weight", 1, hidden);
     return made;
+}
+
+void look_ahead(MoeRef& self, std::vector<std::shared_ptr<MoeRef>> next) {
+    self.next = std::move(next);
+    self.moe.next.clear();
+    for (const auto& one : self.next) {
+        require(one->moe.router->spec.cols == self.moe.router->spec.cols && one->moe.layer > self.moe.layer,
+                ErrorKind::usage, "argument next: expected later layers of the same hidden size");
+        self.moe.next.push_back({one->moe.layer, one->moe.router, one->moe.rule});
+    }
 }
 
 void submit(const MoeRef& self, Workspace& work) {
@@ -328,12 +339,13 @@ void bind_layers(py::module_& module) {
         .def(py::init(&make_mlp), "compute"_a, "layer"_a, py::kw_only(), "norm"_a, "eps"_a, "gate"_a, "up"_a, "down"_a,
              "activation"_a = "silu", "norm_after"_a = py::none(), "reads_last"_a = false, "residual"_a = 1.0f)
         .def("run", &run_mlp, "work"_a);
-    py::class_<MoeRef>(module, "MoeLayer", "The feed-forward half of a layer with experts.")
+    py::class_<MoeRef, std::shared_ptr<MoeRef>>(module, "MoeLayer", "The feed-forward half of a layer with experts.")
         .def(py::init(&make_moe), "runtime"_a, "layer"_a, py::kw_only(), "norm"_a, "eps"_a, "router"_a, "top_k"_a,
              "normalise"_a, "score"_a = "softmax", "correction"_a = py::none(), "groups"_a = 1, "kept_groups"_a = 1,
              "group_best"_a = 1, "norm_eps"_a = 0.0f, "norm_min"_a = 0.0f, "scale"_a = 1.0f, "jitter"_a = 0.0f,
              "weigh_input"_a = false, "shared"_a = py::none(), "shared_weight"_a = py::none(), "activation"_a = "silu",
              "average"_a = false, "norm_after"_a = py::none(), "reads_last"_a = false, "residual"_a = 1.0f)
+        .def("look_ahead", &look_ahead, "next"_a)
         .def("submit", &submit, "work"_a)
         .def("wait", &wait, "work"_a);
     py::class_<HeadRef>(module, "Head", "The last norm and the output head.")

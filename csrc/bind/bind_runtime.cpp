@@ -4,8 +4,8 @@
 #include <optional>
 #include <string>
 
+#include "bind/routing.h"
 #include "bind/runtime_ref.h"
-#include "policy/eviction.h"
 #include "residency/layer_stream.h"
 
 namespace moestro::bind {
@@ -16,7 +16,10 @@ using namespace py::literals;
 RuntimeRef make_runtime(int threads, std::size_t host_memory, const std::string& isa, const std::string& math,
                         const std::string& cache, const std::string& reader, int io_depth, std::size_t io_read_bytes,
                         const std::string& verify, const std::string& policy, std::optional<int> expert_slots,
-                        const std::string& faults, std::size_t trace_events, std::vector<double> frequencies) {
+                        const std::string& faults, std::size_t trace_events, std::vector<double> frequencies,
+                        const std::string& prefetch, const policy::PredictorSettings& predictor,
+                        const std::optional<py::object>& offsets, const policy::LaneCosts& costs, int record_rows,
+                        int record_ahead) {
     engine::RuntimeOptions options;
     options.threads = threads;
     options.isa = isa;
@@ -32,6 +35,12 @@ RuntimeRef make_runtime(int threads, std::size_t host_memory, const std::string&
     options.faults = faults;
     options.trace_events = trace_events;
     options.frequencies = std::move(frequencies);
+    options.prefetch = prefetch;
+    options.predictor = predictor;
+    if (offsets) options.offsets = offset_lists(*offsets);
+    options.costs = costs;
+    options.record_rows = record_rows;
+    options.record_ahead = record_ahead;
     RuntimeRef made;
     py::gil_scoped_release released;
     made.slot->runtime = std::make_shared<engine::Runtime>(options);
@@ -48,12 +57,15 @@ std::optional<View<const std::uint8_t>> flags_view(const std::optional<py::objec
     return input<std::uint8_t>(*object, argument, Shape::exactly({kAny}));
 }
 
-void begin_step(const RuntimeRef& self, int rows, const std::optional<py::object>& tentative,
-                std::optional<int> units) {
+void begin_step(const RuntimeRef& self, int rows, const std::optional<py::object>& tentative, std::optional<int> units,
+                const std::optional<py::object>& tokens) {
     const auto runtime = self.slot->open();
     const auto view = flags_view(tentative, "tentative");
+    std::optional<View<const std::int32_t>> ids;
+    if (tokens) ids = input<std::int32_t>(*tokens, "tokens", Shape::exactly({rows}));
     py::gil_scoped_release released;
-    runtime->begin_step(rows, flags(view), units);
+    runtime->begin_step(rows, flags(view), units,
+                        ids ? std::span(ids->data, static_cast<std::size_t>(rows)) : std::span<const std::int32_t>());
 }
 
 void hold_unit(const RuntimeRef& self, int unit) {
@@ -140,6 +152,20 @@ py::dict counters(const RuntimeRef& self) {
                     "stream_queued_ns"_a = now.stream_queued_ns, "steps"_a = now.steps, "rows"_a = now.rows);
 }
 
+py::list prefetch_counters(const RuntimeRef& self) {
+    return prefetch_dicts(self.slot->open()->prefetch_counters());
+}
+
+py::tuple take_record(const RuntimeRef& self) {
+    const auto runtime = self.slot->open();
+    engine::Recorded taken;
+    {
+        py::gil_scoped_release released;
+        taken = runtime->take_record();
+    }
+    return py::make_tuple(std::move(taken.routing), offset_array(taken.offsets), taken.rows_lost);
+}
+
 // One dict per event, oldest first, and how many had no room.
 py::tuple take_trace(const RuntimeRef& self) {
     const auto runtime = self.slot->open();
@@ -172,9 +198,9 @@ py::dict info(const RuntimeRef& self) {
 }
 
 std::size_t scratch_bytes(std::int64_t rows, std::int64_t top_k, std::int64_t hidden, std::int64_t intermediate,
-                          bool integer, std::int64_t layers, const std::string& math) {
-    return engine::Runtime::scratch_bytes(rows, top_k, hidden, intermediate, integer, layers,
-                                          kernels::parse_math(math));
+                          bool integer, std::int64_t layers, const std::string& math, std::int64_t ahead) {
+    return engine::Runtime::scratch_bytes(rows, top_k, hidden, intermediate, integer, layers, kernels::parse_math(math),
+                                          ahead);
 }
 
 void check_integrity(const RuntimeRef& self) {
@@ -196,10 +222,13 @@ void bind_class(py::module_& module) {
         .def(py::init(&make_runtime), py::kw_only(), "threads"_a, "host_memory"_a, "isa"_a = "", "math"_a = "exact",
              "cache"_a = "direct", "reader"_a = "auto", "io_depth"_a = 0, "io_read_bytes"_a = 0, "verify"_a = "first",
              "policy"_a = "lru", "expert_slots"_a = py::none(), "faults"_a = "", "trace_events"_a = 0,
-             "frequencies"_a = std::vector<double>())
+             "frequencies"_a = std::vector<double>(), "prefetch"_a = "none",
+             "predictor"_a = policy::PredictorSettings(), "offsets"_a = py::none(), "costs"_a = policy::LaneCosts(),
+             "record_rows"_a = 0, "record_ahead"_a = 0)
         .def_property_readonly("compute", [](const RuntimeRef& self) { return self.slot->open()->compute(); })
         .def_property_readonly("ledger", [](const RuntimeRef& self) { return self.slot->open()->ledger(); })
-        .def("begin_step", &begin_step, "rows"_a, "tentative"_a = py::none(), "units"_a = py::none())
+        .def("begin_step", &begin_step, "rows"_a, "tentative"_a = py::none(), "units"_a = py::none(),
+             "tokens"_a = py::none())
         .def("hold_unit", &hold_unit, "unit"_a)
         .def("release_unit", &release_unit, "unit"_a)
         .def("submit_experts", &submit_experts, "layer"_a, "x"_a, "ids"_a, "weights"_a, "logits"_a = py::none())
@@ -211,12 +240,16 @@ void bind_class(py::module_& module) {
         .def("release", &release, "layer"_a, "expert"_a)
         .def("counters", &counters)
         .def("residency", &residency)
+        .def("prefetch_counters", &prefetch_counters)
+        .def("take_record", &take_record)
+        .def("record_sizes", [](const RuntimeRef& self) { return self.slot->open()->record_sizes(); })
         .def("take_trace", &take_trace)
         .def("info", &info)
         .def("check_integrity", &check_integrity)
         .def("close", &close)
         .def_static("scratch_bytes", &scratch_bytes, "rows"_a, "top_k"_a, "hidden"_a, "intermediate"_a, "integer"_a,
-                    "layers"_a = 0, "math"_a = "exact")
+                    "layers"_a = 0, "math"_a = "exact", "ahead"_a = 0)
+        .def_static("record_bytes", &engine::Runtime::record_bytes, "rows"_a, "top_k"_a, "layers"_a, "ahead"_a = 0)
         .def_static("staging_bytes", &engine::Runtime::staging_bytes);
     bind_loading(runtime);
 }
@@ -228,9 +261,6 @@ void bind_runtime(py::module_& module) {
     bind_memory(module);
     py::class_<TicketRef>(module, "Ticket", "One submit_experts; dropping it without wait() abandons the work.");
     bind_class(module);
-    py::list policies;
-    for (const std::string_view name : policy::eviction_names()) policies.append(name);
-    module.attr("POLICIES") = py::tuple(policies);
 }
 
 }  // namespace moestro::bind

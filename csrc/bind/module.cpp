@@ -19,6 +19,8 @@ PYBIND11_MODULE(_core, module) {
     bind_quant(module);
     bind_io(module);
     bind_reader(module);
+    bind_policy(module);
+    bind_sim(module);
     bind_runtime(module);
     bind_linear(module);
     bind_ops(module);

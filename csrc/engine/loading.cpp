@@ -12,15 +12,9 @@ namespace moestro::engine {
 
 namespace {
 
-std::size_t largest_record(const store::Catalog& catalog) {
-    std::size_t largest = 0;
-    for (const ExpertLayer& layer : catalog.layers()) largest = std::max(largest, layer.record_bytes);
-    return largest;
-}
-
 // Bytes for the expert cache: what is left, as far as there are records to fill it.
 std::size_t cache_limit(const store::Catalog& catalog, const memory::Ledger& ledger, std::optional<int> slots) {
-    const std::size_t record = largest_record(catalog), least = 2 * record, free = ledger.free();
+    const std::size_t record = catalog.largest_record(), least = 2 * record, free = ledger.free();
     if (slots) return static_cast<std::size_t>(*slots) * record;
     require(free >= least, ErrorKind::budget, "the memory budget of ", bytes_text(ledger.budget()),
             " has no room for two expert slots of ", bytes_text(record), ": ", bytes_text(free), " free, ",
@@ -114,7 +108,16 @@ void Runtime::set_experts(std::vector<ExpertLayer> layers) {
     state.cache = std::make_unique<residency::ExpertCache>(
         catalog, state.ledger, limit, state.options.expert_slots.value_or(INT_MAX), std::move(source),
         policy::make_eviction(state.options.policy, {expert_set(*catalog), state.options.frequencies}), *state.clock);
-    state.runner = std::make_unique<exec::LayerRunner>(*catalog, *state.cache, *state.compute, *state.clock);
+    state.costs = exec::LiveCosts(state.options.costs, catalog->largest_record());
+    state.runner =
+        std::make_unique<exec::LayerRunner>(*catalog, *state.cache, *state.compute, *state.clock, &state.costs);
+    if (state.options.prefetch != "none") {
+        policy::PredictorSettings settings = state.options.predictor;
+        settings.experts = expert_set(*catalog);
+        state.prefetcher = std::make_unique<exec::Prefetcher>(policy::make_predictor(state.options.prefetch, settings),
+                                                              *catalog, *state.cache, state.costs, *state.clock);
+        state.runner->set_prefetcher(state.prefetcher.get());
+    }
     if (state.trace->on()) {
         state.cache->set_trace(state.trace.get());
         state.runner->set_trace(state.trace.get());

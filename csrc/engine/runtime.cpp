@@ -40,12 +40,21 @@ const std::shared_ptr<TraceRing>& Runtime::trace() const {
 
 // ---- one step -------------------------------------------------------------------------------------------------------
 
-void Runtime::begin_step(int rows, std::span<const std::uint8_t> tentative, std::optional<int> units) {
+void Runtime::begin_step(int rows, std::span<const std::uint8_t> tentative, std::optional<int> units,
+                         std::span<const std::int32_t> tokens) {
     const Entry entry(*state_);
-    state_->log.begin(rows, tentative);
+    state_->log.begin(rows, tentative, tokens);
+    state_->recorder.begin_step();
     state_->step_began = state_->clock->now();
     state_->grow();
     if (state_->stream) state_->stream->begin(units.value_or(state_->stream->units()));
+    if (state_->cache) {
+        state_->step_limit = state_->cache->limit();
+        state_->step_run = state_->runner->counters();
+        state_->step_cached = state_->cache->counters();
+        state_->step_source = state_->cache->source_counters();
+    }
+    if (state_->prefetcher) state_->prefetcher->begin_step(state_->log.tokens());
 }
 
 void Runtime::hold_unit(int unit) {
@@ -62,14 +71,60 @@ Ticket Runtime::submit_experts(int layer, const float* x, int rows, const std::i
                                int top_k, const float* logits) {
     const Entry entry(*state_);
     exec::LayerRunner& runner = state_->experts();
-    state_->log.check(*state_->catalog, layer, rows);
+    const store::Catalog& catalog = *state_->catalog;
+    state_->log.check(catalog, layer, rows);
+    state_->routed_whole = rows == state_->log.rows();
+    if (state_->prefetcher && state_->routed_whole) {
+        const std::size_t pairs = static_cast<std::size_t>(rows) * static_cast<std::size_t>(std::max(0, top_k));
+        state_->prefetcher->routed(layer, {{ids, pairs}, rows, top_k});
+    }
     auto submission = runner.submit(layer, x, rows, ids, weights, top_k);
-    const int hidden = state_->catalog->layer(layer).gate.spec.cols;
+    const int hidden = catalog.layer(layer).gate.spec.cols;
     Ticket ticket(std::move(submission), state_.get(), rows, hidden);
-    state_->log.add(*state_->catalog, layer, ids, rows, top_k);
-    if (state_->cache->wants_scores())
-        state_->log.add_scores(*state_->catalog, layer, logits, ids, weights, rows, top_k);
+    state_->log.add(catalog, layer, ids, rows, top_k);
+    if (state_->cache->wants_scores() || state_->recorder.on())
+        state_->log.add_scores(catalog, layer, logits, ids, weights, rows, top_k);
+    if (logits) state_->recorder.routed(catalog.position(layer), logits, rows, catalog.layer(layer).experts());
     return ticket;
+}
+
+int Runtime::lookahead() const {
+    return std::max(state_->recorder.on() ? state_->recorder.ahead() : 0,
+                    state_->prefetcher ? state_->prefetcher->lookahead() : 0);
+}
+
+void Runtime::foresee(int layer, int target, float* logits, int rows, int top_k,
+                      const std::function<const std::int32_t*(const float* logits)>& choose) {
+    const Entry entry(*state_);
+    State& state = *state_;
+    static_cast<void>(state.experts());
+    const std::size_t from = state.catalog->position(layer), to = state.catalog->position(target);
+    require(to > from, ErrorKind::usage, "layer ", target, " does not come after layer ", layer);
+    const int distance = static_cast<int>(to - from), experts = state.catalog->layer(target).experts();
+    const std::size_t width = static_cast<std::size_t>(experts), count = static_cast<std::size_t>(rows) * width;
+    state.recorder.foreseen(to, distance, logits, count);
+    if (to < state.options.offsets.size() && static_cast<std::size_t>(distance) <= state.options.offsets[to].size()) {
+        const std::vector<float>& offset = state.options.offsets[to][static_cast<std::size_t>(distance - 1)];
+        require(offset.size() == width, ErrorKind::usage, "offsets of layer ", target, ": expected ", experts,
+                " values; got ", offset.size());
+        for (std::size_t i = 0; i < count; ++i) logits[i] += offset[i % width];
+    }
+    const policy::Thought thought =
+        state.log.add_ahead(*state.catalog, target, distance, logits, choose(logits), rows, top_k);
+    if (state.prefetcher && state.routed_whole && distance <= state.prefetcher->lookahead())
+        state.prefetcher->ahead(layer, target, thought);
+}
+
+void Runtime::advise(int layer) {
+    const Entry entry(*state_);
+    if (state_->prefetcher && state_->routed_whole) state_->prefetcher->advise(layer);
+}
+
+Recorded Runtime::take_record() {
+    const Entry entry(*state_);
+    require(state_->recorder.on() && state_->catalog, ErrorKind::usage,
+            "this runtime records no routing: it needs record_rows, and experts");
+    return state_->recorder.take(*state_->catalog);
 }
 
 void Runtime::wait(Ticket& ticket, float* y) {
@@ -88,9 +143,18 @@ void Runtime::end_step(std::span<const std::uint8_t> accepted) {
         require(state.runner->open() == 0, ErrorKind::usage, state.runner->open(),
                 " tickets of this step were not waited for: wait for them, or abort the step");
         state.log.replay(
-            *state.catalog, accepted, [&] { state.cache->token(); },
+            *state.catalog, accepted,
+            [&](int row) {
+                state.cache->token();
+                if (state.prefetcher) state.prefetcher->token(state.log.tokens()[static_cast<std::size_t>(row)]);
+            },
             [&](int layer, std::span<const policy::ScoredExpert> best) { state.cache->scored(layer, best); },
-            [&](ExpertId id) { state.cache->used(id); });
+            [&](ExpertId id) {
+                state.cache->used(id);
+                if (state.prefetcher) state.prefetcher->used(id);
+            });
+        if (state.prefetcher) state.prefetcher->end_step();
+        state.recorder.end_step(state.log, *state.catalog, state.measured(), accepted);
     }
     ++state.steps;
     state.rows += accepted.empty()
@@ -108,6 +172,7 @@ void Runtime::abort_step() {
     const Entry entry(*state_);
     if (state_->runner) state_->runner->abandon_all();
     if (state_->stream) state_->stream->release_all();
+    if (state_->prefetcher) state_->prefetcher->abort_step();
     state_->log.end();
 }
 
@@ -121,6 +186,11 @@ Counters Runtime::counters() const {
 Residency Runtime::residency() const {
     std::lock_guard lock(state_->looking);
     return state_->published.residency;
+}
+
+std::vector<exec::PrefetchCounters> Runtime::prefetch_counters() const {
+    std::lock_guard lock(state_->looking);
+    return state_->published.prefetch;
 }
 
 io::ReaderInfo Runtime::reader_info() const {
@@ -155,6 +225,13 @@ int Runtime::experts(int layer) const {
     return state_->catalog->layer(layer).experts();
 }
 
+std::vector<std::size_t> Runtime::record_sizes() const {
+    require(state_->catalog != nullptr, ErrorKind::usage, "this runtime has no experts: call set_experts first");
+    std::vector<std::size_t> sizes;
+    for (const store::ExpertTable::Layer& layer : state_->catalog->sizes()) sizes.push_back(layer.record_bytes);
+    return sizes;
+}
+
 void Runtime::check_integrity() const {
     const Entry entry(*state_);
     state_->ledger->check_integrity();
@@ -169,9 +246,14 @@ void Runtime::check_integrity() const {
 // ---- sizes ----------------------------------------------------------------------------------------------------------
 
 std::size_t Runtime::scratch_bytes(std::int64_t rows, std::int64_t top_k, std::int64_t hidden,
-                                   std::int64_t intermediate, bool integer, std::int64_t layers, kernels::Math math) {
+                                   std::int64_t intermediate, bool integer, std::int64_t layers, kernels::Math math,
+                                   std::int64_t ahead) {
     return exec::LayerRunner::scratch_bytes(rows, top_k, hidden, intermediate, integer, math) +
-           StepLog::bytes(rows, top_k, layers);
+           StepLog::bytes(rows, top_k, layers, ahead);
+}
+
+std::size_t Runtime::record_bytes(std::int64_t rows, std::int64_t top_k, std::int64_t layers, std::int64_t ahead) {
+    return Recorder::bytes(rows, top_k, layers, ahead);
 }
 
 }  // namespace moestro::engine

@@ -17,6 +17,8 @@
 #include "base/clock.h"
 #include "base/trace.h"
 #include "base/types.h"
+#include "engine/recorder.h"
+#include "exec/prefetcher.h"
 #include "io/reader.h"
 #include "kernels/ops.h"
 #include "memory/kv_pool.h"
@@ -53,10 +55,18 @@ struct RuntimeOptions {
     std::size_t io_read_bytes = 0;  // longer reads are split; 0 = reader's default
     Verify verify = Verify::first;
     std::string policy = "lru";
-    std::vector<double> frequencies = {};  // of experts in a trace, for policy "static"; layer after layer
-    std::optional<int> expert_slots;       // tests: exactly this many slots, at least 2
-    std::size_t trace_events = 0;          // room for the latest events of trace(); 0 records none
-    std::string faults;                    // tests: plan of io::FaultyReader, "" = none
+    std::vector<double> frequencies = {};      // of experts in a trace, for policy "static"; layer after layer
+    std::string prefetch = "none";             // a predictor
+    policy::PredictorSettings predictor = {};  // what it is made of, but for the experts
+    // By position of a layer with experts and distance from 1: added to what its router makes of the input of the
+    // router so many layers before; may be empty.
+    std::vector<std::vector<std::vector<float>>> offsets = {};
+    policy::LaneCosts costs = {};     // of an expert, measured before; of nothing where nothing was
+    int record_rows = 0;              // room of take_record(); 0 records nothing
+    int record_ahead = 0;             // and of how many next layers' routers
+    std::optional<int> expert_slots;  // tests: exactly this many slots, at least 2
+    std::size_t trace_events = 0;     // room for the latest events of trace(); 0 records none
+    std::string faults;               // tests: plan of io::FaultyReader, "" = none
 };
 
 // What a test replaces.
@@ -152,7 +162,9 @@ class Runtime {
     // ---- one step ---------------------------------------------------------------------------------------------------
     // rows of this step; tentative[r] marks speculative rows (empty = none). units: how many streamed units it will
     // use, from the first (none given: all).
-    void begin_step(int rows, std::span<const std::uint8_t> tentative, std::optional<int> units = std::nullopt);
+    // tokens: the rows' ids, for predictors and records (empty: not known).
+    void begin_step(int rows, std::span<const std::uint8_t> tentative, std::optional<int> units = std::nullopt,
+                    std::span<const std::int32_t> tokens = {});
     // Waits until the unit is in memory; its matrices point there until it is released. One at a time, in order.
     void hold_unit(int unit);
     void release_unit(int unit);
@@ -162,6 +174,14 @@ class Runtime {
     // logits [rows, experts], may be null: what the router thought, for policies that want to know.
     Ticket submit_experts(int layer, const float* x, int rows, const std::int32_t* ids, const float* weights, int top_k,
                           const float* logits = nullptr);
+    // Of how many next layers with experts somebody wants to know what their routers make of a layer's input.
+    int lookahead() const;
+    // After submit_experts of `layer`, for each of those in turn: logits [rows, experts] of the router of `target`,
+    // which are changed where offsets are known. Then choose(), which must give ids [rows, top_k], is called.
+    void foresee(int layer, int target, float* logits, int rows, int top_k,
+                 const std::function<const std::int32_t*(const float* logits)>& choose);
+    // After that: reads experts of later layers ahead, where that pays. May be left out.
+    void advise(int layer);
     // Computes hits while misses load, arrivals as they come, combines in router order into y [rows, hidden].
     // Throws the first failure (named: which expert, file, offset, cause); the runtime stays usable.
     // Throws Error(usage) for a ticket that was waited for, is empty, or is of another runtime.
@@ -180,28 +200,38 @@ class Runtime {
     std::array<MatrixHandle, 3> acquire(int layer, int expert);
     void release(int layer, int expert);
 
+    // What routers chose in the steps that ended since the last call, up to record_rows. Throws Error(usage) where
+    // nothing is recorded.
+    Recorded take_record();
+
     // What happened when; kept as long as somebody records.
     const std::shared_ptr<TraceRing>& trace() const;
 
     // ---- looking: any thread, any time ------------------------------------------------------------------------------
-    Counters counters() const;    // as of the last call that ended
-    Residency residency() const;  // the same
+    Counters counters() const;                                      // as of the last call that ended
+    Residency residency() const;                                    // the same
+    std::vector<exec::PrefetchCounters> prefetch_counters() const;  // the same; by layer with experts
     io::ReaderInfo reader_info() const;
     std::vector<std::string> refused() const;  // every fast path not taken, with its reason
     std::string file_mode() const;             // "direct" | "buffered" | "mixed"; "none" while no file is open
     // Throws Error(usage) for a layer without experts. Not while the runtime is being built.
     int hidden(int layer) const;
     int experts(int layer) const;
+    std::vector<std::size_t> record_sizes() const;  // bytes, by layer with experts
 
     void check_integrity() const;  // Error(internal) when the cache or ledger contradict themselves; a call like others
 
     // ---- sizes, for planning ----------------------------------------------------------------------------------------
     // What submit and wait hold for chunks of `rows`, and end_step's statistics for a step over `layers` MoE layers;
-    // integer: q8 or q4 experts; math: the one that will be computed in. The caller takes it from the ledger
+    // integer: q8 or q4 experts; math: the one that will be computed in; ahead: of how many
+    // next layers somebody wants to know. The caller takes it from the ledger
     // ("scratch") before set_experts.
     static std::size_t scratch_bytes(std::int64_t rows, std::int64_t top_k, std::int64_t hidden,
-                                     std::int64_t intermediate, bool integer, std::int64_t layers, kernels::Math math);
+                                     std::int64_t intermediate, bool integer, std::int64_t layers, kernels::Math math,
+                                     std::int64_t ahead = 0);
     static std::size_t staging_bytes();  // taken at construction
+    // Of a record of so many rows; to be taken by the caller, too.
+    static std::size_t record_bytes(std::int64_t rows, std::int64_t top_k, std::int64_t layers, std::int64_t ahead);
 
   private:
     struct State;

@@ -36,8 +36,10 @@ Runtime::State::State(const RuntimeOptions& given, const World& given_world)
       ledger(std::make_shared<memory::Ledger>(given.host_memory)),
       trace(std::make_shared<TraceRing>(given.trace_events)),
       staging(ledger, kStagingBytes),
+      recorder(given.record_rows, given.record_ahead),
       reader(make_reader(staging.memory())),
       trunk(ledger, *reader, staging, compute->pool(), given.verify, *clock) {
+    policy::require_predictor(given.prefetch);
     policy::require_eviction(given.policy);  // an unknown name is refused here, not after minutes of loading
     require(!given.expert_slots || *given.expert_slots >= 2, ErrorKind::usage, "expert_slots must be at least 2; got ",
             given.expert_slots.value_or(0));
@@ -98,6 +100,19 @@ void Runtime::State::settle() {
     while (cache && cache->loading() > 0) cache->wait();
 }
 
+policy::RoutingRecord::Step Runtime::State::measured() const {
+    const exec::RunCounters run = runner->counters();
+    const residency::CacheCounters cached = cache->counters();
+    return {.cache_bytes = step_limit,
+            .began = step_began,
+            .ended = clock->now(),
+            .compute = run.compute_ns - step_run.compute_ns,
+            .stall = run.stall_ns - step_run.stall_ns,
+            .arrival = cache->source_counters().arrival_ns - step_source.arrival_ns,
+            .read = cached.served_ns - step_cached.served_ns,
+            .read_bytes = cached.served_bytes - step_cached.served_bytes};
+}
+
 void Runtime::State::publish() {
     Counters now;
     Residency where;
@@ -140,6 +155,10 @@ void Runtime::State::publish() {
         where.units_kept = stream->kept();
     }
     std::lock_guard lock(looking);
+    if (prefetcher) {
+        const auto all = prefetcher->counters();
+        published.prefetch.assign(all.begin(), all.end());
+    }
     published.counters = now;
     published.residency = where;
 }

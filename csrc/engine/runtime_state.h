@@ -11,6 +11,8 @@
 #include "engine/runtime.h"
 #include "engine/step_log.h"
 #include "exec/layer_runner.h"
+#include "exec/live_costs.h"
+#include "exec/prefetcher.h"
 #include "memory/staging.h"
 #include "residency/expert_cache.h"
 #include "residency/layer_stream.h"
@@ -42,6 +44,7 @@ struct Runtime::State final : memory::Lender {
     // Waits for loads nobody waits for: the reader is then free for others.
     void settle();
     void publish();
+    policy::RoutingRecord::Step measured() const;  // what the step took until now
     ExpertId expert(int layer, int expert) const;  // throws Error(usage) for one that does not exist
     exec::LayerRunner& experts() const;            // throws Error(usage) before set_experts
     store::TrunkUnits& units_to_add();             // throws Error(usage) after set_stream
@@ -63,19 +66,28 @@ struct Runtime::State final : memory::Lender {
     std::map<std::string, int> file_numbers;
     std::shared_ptr<const store::Catalog> catalog;
     std::unique_ptr<residency::ExpertCache> cache;
+    exec::LiveCosts costs;
+    std::unique_ptr<exec::Prefetcher> prefetcher;  // none with predictor "none"
     std::unique_ptr<exec::LayerRunner> runner;
     std::map<ExpertId, HeldExpert> held;       // after the cache, so gone before it
     std::shared_ptr<store::TrunkUnits> units;  // none while nothing is streamed
     std::unique_ptr<residency::LayerStream> stream;
     std::unique_ptr<memory::KvPool> kv;
     StepLog log;
+    Recorder recorder;
+    bool routed_whole = false;  // the last layer had all of the step's rows at once: what predictors can follow
     std::uint64_t steps = 0, rows = 0;
     Nanos step_began = 0;
+    std::size_t step_limit = 0;  // these of the cache and its runner, when it began
+    exec::RunCounters step_run;
+    residency::CacheCounters step_cached;
+    store::SourceCounters step_source;
 
     mutable std::mutex looking;  // guards `published`, and `files` for readers outside
     struct {
         Counters counters;
         Residency residency;
+        std::vector<exec::PrefetchCounters> prefetch;
     } published;
     store::Files files;
 

@@ -41,8 +41,8 @@ class Timer {
 }  // namespace
 
 LayerRunner::LayerRunner(const store::Catalog& catalog, residency::ExpertCache& cache, kernels::Compute& compute,
-                         const Clock& clock)
-    : catalog_(catalog), cache_(cache), compute_(compute), clock_(clock) {}
+                         const Clock& clock, LiveCosts* costs)
+    : catalog_(catalog), cache_(cache), compute_(compute), clock_(clock), costs_(costs) {}
 
 LayerRunner::~LayerRunner() {
     abandon_all();
@@ -72,14 +72,13 @@ std::shared_ptr<Submission> LayerRunner::submit(int layer, const float* x, int r
     made->rows_ = rows;
     made->top_k_ = top_k;
     made->weights_.assign(weights, weights + static_cast<std::size_t>(rows) * static_cast<std::size_t>(top_k));
-    made->todo_ = made->left_ = made->groups_.distinct();
-    made->items_.clear();
-    made->items_.resize(static_cast<std::size_t>(made->left_));
     made->open_ = true;
     made->submitted_ = clock_.now();
     open_.push_back(made);
-    classify(*made);
-    acquire(*made);
+    ids_.clear();
+    for (int group = 0; group < made->groups_.distinct(); ++group) ids_.push_back({layer, made->groups_.expert(group)});
+    made->wave_.begin(cache_, ids_);
+    count(made->wave_);
     return made;
 }
 
@@ -93,42 +92,11 @@ std::shared_ptr<Submission> LayerRunner::fresh() {
     return taken;
 }
 
-ExpertId LayerRunner::id(const Submission& submission, int group) const {
-    return {submission.layer_->layer, submission.groups_.expert(group)};
-}
-
-void LayerRunner::classify(Submission& submission) {
-    for (int group = 0; group < submission.groups_.distinct(); ++group) {
-        const residency::State state = cache_.state(id(submission, group));
-        submission.items_[static_cast<std::size_t>(group)].hit = state == residency::State::host;
-        ++(state == residency::State::host      ? counters_.hits
-           : state == residency::State::loading ? counters_.joined
-                                                : counters_.misses);
-    }
-}
-
-// Pins what is in memory or on its way, then starts loads until nothing more can make room.
-void LayerRunner::acquire(Submission& submission) {
-    if (submission.todo_ == 0) return;
-    const auto is_todo = [&](int group) {
-        return submission.items_[static_cast<std::size_t>(group)].stage == Item::Stage::todo;
-    };
-    const int groups = submission.groups_.distinct();
-    for (int group = 0; group < groups; ++group)
-        if (is_todo(group) && cache_.state(id(submission, group)) != residency::State::absent) pin(submission, group);
-    for (int group = 0; group < groups; ++group) {
-        if (!is_todo(group)) continue;
-        if (!cache_.start_load(id(submission, group), true)) break;
-        pin(submission, group);
-    }
-    cache_.flush();
-}
-
-void LayerRunner::pin(Submission& submission, int group) {
-    Item& item = submission.items_[static_cast<std::size_t>(group)];
-    item.pin = cache_.pin(id(submission, group));
-    item.stage = Item::Stage::pinned;
-    --submission.todo_;
+void LayerRunner::count(const residency::Wave& wave) {
+    for (int group = 0; group < wave.size(); ++group)
+        ++(wave.found(group) == residency::State::host      ? counters_.hits
+           : wave.found(group) == residency::State::loading ? counters_.joined
+                                                            : counters_.misses);
 }
 
 // ---- wait -----------------------------------------------------------------------------------------------------------
@@ -160,12 +128,13 @@ void LayerRunner::prepare(const Submission& submission) {
 }
 
 void LayerRunner::run(Submission& submission) {
-    while (submission.left_ > 0) {
-        acquire(submission);
+    while (submission.wave_.left() > 0) {
+        submission.wave_.acquire();
         if (compute_some(submission))
             cache_.poll();
         else
             stall(submission);
+        if (prefetcher_) prefetcher_->go_on();
     }
 }
 
@@ -180,11 +149,11 @@ bool LayerRunner::compute_some(Submission& submission) {
     collect(submission, false);
     if (jobs_.empty()) return false;
     const Nanos begin = clock_.now();
-    for (const int group : piece_)
-        counters_.queued_ns += begin - ready(submission, submission.items_[static_cast<std::size_t>(group)]);
+    for (const int group : piece_) counters_.queued_ns += begin - ready(submission, group);
     kernels::experts(compute_, activations_, jobs_, mlp_);
     const Nanos end = clock_.now();
     counters_.compute_ns += end - begin;
+    if (costs_) costs_->computed(static_cast<int>(piece_.size()), piece_pairs_, end - begin);
     if (trace_)
         trace_->add({.activity = Activity::experts,
                      .layer = submission.layer_->layer,
@@ -192,12 +161,7 @@ bool LayerRunner::compute_some(Submission& submission) {
                      .submitted = piece_ready_,
                      .started = begin,
                      .done = end});
-    for (const int group : piece_) {
-        Item& item = submission.items_[static_cast<std::size_t>(group)];
-        item.pin.reset();
-        item.stage = Item::Stage::done;
-        --submission.left_;
-    }
+    for (const int group : piece_) submission.wave_.done(group);
     return true;
 }
 
@@ -205,14 +169,16 @@ bool LayerRunner::compute_some(Submission& submission) {
 void LayerRunner::collect(Submission& submission, bool hits) {
     const store::ExpertLayer& layer = *submission.layer_;
     for (int group = 0; group < submission.groups_.distinct(); ++group) {
-        const Item& item = submission.items_[static_cast<std::size_t>(group)];
-        if (item.hit != hits || item.stage != Item::Stage::pinned) continue;
-        if (item.pin.state() == residency::State::failed) throw item.pin.error();
-        if (item.pin.state() != residency::State::host) continue;
+        const residency::Wave& wave = submission.wave_;
+        const bool hit = wave.found(group) == residency::State::host;
+        if (hit != hits || wave.stage(group) != residency::Wave::Stage::pinned) continue;
+        const residency::Pin& pin = wave.pin(group);
+        if (pin.state() == residency::State::failed) throw pin.error();
+        if (pin.state() != residency::State::host) continue;
         const std::int64_t pairs = submission.groups_.pairs(group);
         const bool full = piece_pairs_ + pairs > kPiecePairs || piece_bytes_ + layer.record_bytes > kPieceBytes;
         if (!jobs_.empty() && full) return;
-        const std::byte* record = item.pin.data();
+        const std::byte* record = pin.data();
         const int expert = submission.groups_.expert(group);
         jobs_.push_back(
             {{matrix(layer.gate, record, layer.bias(0, expert)), matrix(layer.up, record, layer.bias(1, expert)),
@@ -222,20 +188,18 @@ void LayerRunner::collect(Submission& submission, bool hits) {
         piece_.push_back(group);
         piece_pairs_ += pairs;
         piece_bytes_ += layer.record_bytes;
-        piece_ready_ = std::max(piece_ready_, ready(submission, item));
+        piece_ready_ = std::max(piece_ready_, ready(submission, group));
     }
 }
 
 // When an expert could first be computed.
-Nanos LayerRunner::ready(const Submission& submission, const Item& item) {
-    return std::max(submission.submitted_, item.pin.ready());
+Nanos LayerRunner::ready(const Submission& submission, int group) {
+    return std::max(submission.submitted_, submission.wave_.pin(group).ready());
 }
 
 void LayerRunner::stall(Submission& submission) {
-    const bool waiting = std::any_of(submission.items_.begin(), submission.items_.end(),
-                                     [](const Item& item) { return item.stage == Item::Stage::pinned; });
     // Otherwise all slots are held by other submissions, or by loads nobody waits for any more.
-    if (!waiting && disarm_others(submission)) return;
+    if (!submission.wave_.waiting() && disarm_others(submission)) return;
     MOESTRO_CHECK(cache_.loading() > 0);
     const Nanos arrivals_before = cache_.source_counters().arrival_ns, begin = clock_.now();
     cache_.wait();
@@ -253,14 +217,7 @@ void LayerRunner::stall(Submission& submission) {
 bool LayerRunner::disarm_others(const Submission& submission) {
     bool any = false;
     for (const std::shared_ptr<Submission>& other : open_) {
-        if (other.get() == &submission) continue;
-        for (Item& item : other->items_) {
-            if (item.stage != Item::Stage::pinned) continue;
-            item.pin.reset();
-            item.stage = Item::Stage::todo;
-            ++other->todo_;
-            any = true;
-        }
+        if (other.get() != &submission) any |= other->wave_.disarm();
     }
     return any;
 }
@@ -282,7 +239,7 @@ void LayerRunner::combine(const Submission& submission, float* y) {
 // ---- the end of a submission ----------------------------------------------------------------------------------------
 
 void LayerRunner::close(Submission& submission) {
-    submission.items_.clear();  // unpins
+    submission.wave_.end();
     submission.open_ = false;
     submission.x_ = nullptr;
     const auto at = std::find_if(open_.begin(), open_.end(), [&](const auto& one) { return one.get() == &submission; });

@@ -12,8 +12,11 @@
 #include "base/memory.h"
 #include "base/trace.h"
 #include "exec/grouping.h"
+#include "exec/live_costs.h"
+#include "exec/prefetcher.h"
 #include "kernels/ops.h"
 #include "residency/expert_cache.h"
+#include "residency/wave.h"
 #include "store/catalog.h"
 
 namespace moestro::exec {
@@ -35,11 +38,6 @@ class Submission {
 
   private:
     friend class LayerRunner;
-    struct Item {  // one distinct expert
-        enum class Stage : unsigned char { todo, pinned, done } stage = Stage::todo;
-        bool hit = false;
-        residency::Pin pin;
-    };
 
     std::atomic<bool> abandoned_ = false;
     bool open_ = false;
@@ -48,17 +46,16 @@ class Submission {
     int rows_ = 0, top_k_ = 0;
     std::vector<float> weights_;  // [rows, top_k]
     Grouping groups_;
-    std::vector<Item> items_;  // by group
+    residency::Wave wave_;  // an item per group
     Nanos submitted_ = 0;
-    int todo_ = 0, left_ = 0;  // items not pinned yet; not done yet
 };
 
 // One thread at a time. Working memory grows to the largest call and is kept; scratch_bytes says how much that is.
 class LayerRunner {
   public:
-    // Borrows all; they must outlive the runner.
+    // Borrows all; they must outlive the runner. costs: learn what computing takes; may be null.
     LayerRunner(const store::Catalog& catalog, residency::ExpertCache& cache, kernels::Compute& compute,
-                const Clock& clock);
+                const Clock& clock, LiveCosts* costs = nullptr);
     ~LayerRunner();
 
     // Pins resident records and starts loads of the others, as many as fit. ids and weights [rows, top_k] are copied, x
@@ -76,6 +73,8 @@ class LayerRunner {
     int open() const { return static_cast<int>(open_.size()); }
 
     RunCounters counters() const { return counters_; }
+    // Is asked to go on whenever the disk may have time.
+    void set_prefetcher(Prefetcher* prefetcher) { prefetcher_ = prefetcher; }
     // What is computed, and what is waited for, is recorded there from now on.
     void set_trace(TraceRing* trace) { trace_ = trace; }
 
@@ -84,19 +83,14 @@ class LayerRunner {
                                      std::int64_t intermediate, bool integer, kernels::Math math);
 
   private:
-    using Item = Submission::Item;
-
     std::shared_ptr<Submission> fresh();
     void close(Submission& submission);
-    ExpertId id(const Submission& submission, int group) const;
-    void classify(Submission& submission);
-    void acquire(Submission& submission);
-    void pin(Submission& submission, int group);
+    void count(const residency::Wave& wave);
     void run(Submission& submission);
     void prepare(const Submission& submission);
     bool compute_some(Submission& submission);
     void collect(Submission& submission, bool hits);
-    static Nanos ready(const Submission& submission, const Item& item);
+    static Nanos ready(const Submission& submission, int group);
     void stall(Submission& submission);
     bool disarm_others(const Submission& submission);
     void combine(const Submission& submission, float* y);
@@ -110,6 +104,8 @@ class LayerRunner {
     std::vector<std::shared_ptr<Submission>> open_;   // oldest first
     std::vector<std::shared_ptr<Submission>> spare_;  // over, kept for their memory
     RunCounters counters_;
+    LiveCosts* const costs_;
+    Prefetcher* prefetcher_ = nullptr;
     TraceRing* trace_ = nullptr;
 
     // Working memory of wait():
@@ -118,7 +114,8 @@ class LayerRunner {
     PageBuffer outputs_;                  // [pairs, hidden] float32, by place
     std::vector<const float*> pointers_;  // [rows, top_k]
     std::vector<kernels::ExpertJob> jobs_;
-    std::vector<int> piece_;  // groups of jobs_
+    std::vector<int> piece_;     // groups of jobs_
+    std::vector<ExpertId> ids_;  // by group
     std::int64_t piece_pairs_ = 0;
     std::size_t piece_bytes_ = 0;
     Nanos piece_ready_ = 0;  // when the last of them could be computed

@@ -2,6 +2,7 @@
 
 #include <algorithm>
 #include <array>
+#include <span>
 #include <utility>
 
 #include "base/error.h"
@@ -59,7 +60,24 @@ void Moe::submit(engine::Runtime& runtime, Workspace& work) const {
         read = at.weighed;
     }
     work.experts = runtime.submit_experts(layer, read, rows, at.ids, at.weights, top_k, at.logits);
+    look_ahead(runtime, work, x);
     if (shared_gate) run_shared(compute, work, x);
+}
+
+void Moe::look_ahead(engine::Runtime& runtime, Workspace& work, const float* x) const {
+    kernels::Compute& compute = *runtime.compute();
+    const WorkArrays& at = work.arrays();
+    const std::size_t wanted = std::min(next.size(), static_cast<std::size_t>(runtime.lookahead()));
+    for (const Next& one : std::span(next).first(wanted)) {
+        linear(compute, work, x, work.rows(), std::array{dense(*one.router, at.logits)});
+        const auto choose = [&](const float* logits) {
+            kernels::route(compute, one.rule, logits, work.rows(), one.router->spec.rows, at.next_ids, at.weights,
+                           work.scratch.router);
+            return at.next_ids;
+        };
+        runtime.foresee(layer, one.layer, at.logits, work.rows(), one.rule.top_k, choose);
+    }
+    runtime.advise(layer);
 }
 
 void Moe::run_shared(kernels::Compute& compute, Workspace& work, const float* x) const {

@@ -1,6 +1,8 @@
 // The feed-forward half of a decoder layer: a gated MLP for every row, or a mixture of experts.
 #pragma once
 
+#include <vector>
+
 #include "engine/runtime.h"
 #include "layers/branch.h"
 #include "layers/workspace.h"
@@ -32,6 +34,14 @@ struct Moe {
     const kernels::Matrix* shared_weight = nullptr;  // f32; may be null
     kernels::GateKind kind = kernels::GateKind::silu;
     bool average = false;
+    // The routers of the next layers with experts, in order: asked about this layer's input where the runtime wants to
+    // know (Fate, 2502.12224).
+    struct Next {
+        int layer = 0;
+        const kernels::Matrix* router = nullptr;
+        kernels::RouterRule rule;
+    };
+    std::vector<Next> next = {};
 
     // Routes norm(work.x) and submits it: the layer's experts are pinned or on their way when this returns. Then the
     // shared expert is computed, while they come.
@@ -41,6 +51,7 @@ struct Moe {
     void wait(engine::Runtime& runtime, Workspace& work) const;
 
   private:
+    void look_ahead(engine::Runtime& runtime, Workspace& work, const float* x) const;
     void run_shared(kernels::Compute& compute, Workspace& work, const float* x) const;
 };
 

@@ -42,6 +42,7 @@ void for_arrays(const WorkShape& shape, WorkArrays& arrays, std::vector<RotaryTa
     floats(arrays.logits, shape.experts);
     floats(arrays.weights, shape.top_k);
     take(arrays.ids, shape.top_k * std::int64_t{sizeof(std::int32_t)});
+    take(arrays.next_ids, shape.top_k * std::int64_t{sizeof(std::int32_t)});
     take(arrays.every_row, std::int64_t{sizeof(std::int32_t)});
 }
 

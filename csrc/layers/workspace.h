@@ -61,6 +61,7 @@ struct WorkArrays {
     float* logits = nullptr;            // [rows, experts]: of a router
     float* weights = nullptr;           // [rows, top_k]
     std::int32_t* ids = nullptr;        // [rows, top_k]
+    std::int32_t* next_ids = nullptr;   // the same, of a later layer's router
     std::int32_t* every_row = nullptr;  // [rows]: 0, 1, 2, ...
 };
 

@@ -15,7 +15,9 @@ U8 = NDArray[np.uint8]
 __version__: str
 FORMATS: tuple[str, ...]  # "f32", "bf16", "q8", "q4"
 KV_TYPES: tuple[str, ...]  # "f32", "bf16", "f16"
-POLICIES: tuple[str, ...]  # "lru", "lfu", "score", "shallow", "static", "workload"
+PLANNERS: tuple[str, ...]
+POLICIES: tuple[str, ...]  # "lru", "lfu", "lrfu", "score", "shallow", "static", "workload"
+PREDICTORS: tuple[str, ...]
 READERS: tuple[str, ...]  # "io_uring", "threads"
 KV_BLOCK: int  # 64
 
@@ -182,6 +184,12 @@ class Runtime:
         faults: str = "",
         trace_events: int = 0,
         frequencies: Sequence[float] = [],  # of policy "static": uses of every expert in a trace, layer after layer
+        prefetch: str = "none",
+        predictor: PredictorSettings = ...,
+        offsets: F32 | None = None,  # [layers with experts, distances, experts]: corrects what routers foresee
+        costs: LaneCosts = ...,
+        record_rows: int = 0,
+        record_ahead: int = 0,
     ) -> None: ...
     @property
     def compute(self) -> Compute: ...
@@ -259,7 +267,9 @@ class Runtime:
     def set_experts(self) -> None: ...  # after the layers were added and the trunk loaded
     def set_kv(self, type: str, kv_heads: int, head_dim: int, layers: int, latent: int = 0) -> KvPool:
         """latent: above 0, keys are stored row by row and their first `latent` elements are the values."""
-    def begin_step(self, rows: int, tentative: U8 | None = None, units: int | None = None) -> None: ...
+    def begin_step(
+        self, rows: int, tentative: U8 | None = None, units: int | None = None, tokens: I32 | None = None
+    ) -> None: ...
     def hold_unit(self, unit: int) -> None: ...
     def release_unit(self, unit: int) -> None: ...
     def submit_experts(self, layer: int, x: F32, ids: I32, weights: F32, logits: F32 | None = None) -> Ticket:
@@ -279,6 +289,14 @@ class Runtime:
     def abort_step(self) -> None: ...
     def counters(self) -> dict[str, int]: ...
     def residency(self) -> dict[str, int]: ...
+    def prefetch_counters(self) -> list[dict[str, int]]:
+        """Of each layer with experts, since the beginning; empty without a predictor."""
+    def take_record(self) -> tuple[RoutingRecord, F32, int]:
+        """What routers chose since the last call, offsets [layers, distances, experts], and how many rows had no room.
+
+        Raises UsageError without record_rows.
+        """
+    def record_sizes(self) -> list[int]: ...  # bytes of an expert's record, by layer with experts
     def take_trace(self) -> tuple[list[dict[str, Any]], int]:
         """The latest `trace_events` events, oldest first, and how many older ones were lost; forgets them.
 
@@ -289,11 +307,101 @@ class Runtime:
     def check_integrity(self) -> None: ...
     @staticmethod
     def scratch_bytes(
-        rows: int, top_k: int, hidden: int, intermediate: int, integer: bool, layers: int = 0, math: str = "exact"
+        rows: int,
+        top_k: int,
+        hidden: int,
+        intermediate: int,
+        integer: bool,
+        layers: int = 0,
+        math: str = "exact",
+        ahead: int = 0,
     ) -> int: ...  # what expert calls hold for chunks of `rows`; to be taken from the ledger before set_experts
+    @staticmethod
+    def record_bytes(rows: int, top_k: int, layers: int, ahead: int = 0) -> int: ...  # of record_rows; also to be taken
     @staticmethod
     def staging_bytes() -> int: ...  # taken at construction
     def close(self) -> None: ...  # waits for reads in flight, frees everything; later calls raise UsageError
+
+# ---- policies, and runs without their model ----
+
+class LaneCosts:
+    """What the lanes of a machine take for one expert, in nanoseconds."""
+
+    def __init__(
+        self,
+        *,
+        cpu: tuple[float, float] = (0.0, 0.0),  # fixed, per row
+        cpu_start: float = 0.0,  # more for the first expert that the CPU computes in a layer
+        device: tuple[float, float] | None = None,  # the same as cpu; None: there is no device
+        link: float = 0.0,  # a record, host to device
+        ssd: float = 0.0,  # a record, SSD to host
+    ) -> None: ...
+
+class PredictorSettings:
+    """What predictors are made of; each takes what it needs and says what is missing."""
+
+    def __init__(
+        self,
+        *,
+        top_k: Sequence[int] = (),  # by layer with experts
+        tokens: I32 | None = None,  # [tokens] of a trace
+        chosen: I32 | None = None,  # [layers, tokens, top_k] of it
+        path: dict[str, Any] | None = None,  # arrays of `moestro.trace.path_weights`
+    ) -> None: ...
+
+def plan_layer(
+    planner: str, costs: LaneCosts, work: Sequence[tuple[int, int, str]]
+) -> tuple[list[tuple[int, str, float, float]], float, str]:
+    """work: (expert, rows, "ssd" | "host" | "device" where its record is). -> operations (expert, lane, begin, end) in
+    nanoseconds, when the last expert is computed, and the same as a table.
+    """
+
+class RoutingRecord:
+    """What routers chose and thought, token by token: the arrays of `moestro.trace.routing`."""
+
+    def __init__(
+        self,
+        *,
+        layers: I32,
+        experts: I32,
+        step_rows: I32,
+        step_bytes: I64,
+        tokens: I32,
+        accepted: U8,
+        chosen: I32,
+        best_ids: I32,
+        best_scores: F32,
+        ahead_ids: I32 | None = None,
+        ahead_scores: F32 | None = None,
+    ) -> None: ...
+    @property
+    def rows(self) -> int: ...
+    def arrays(self) -> dict[str, Any]: ...
+
+def replay(
+    record: RoutingRecord,
+    *,
+    record_bytes: Sequence[int],  # by layer with experts, like costs
+    costs: Sequence[LaneCosts],
+    layer: tuple[float, float] = (0.0, 0.0),  # ns of a layer beside its experts: fixed, per row
+    step: tuple[float, float] = (0.0, 0.0),  # ns of a step beside its layers: fixed, per row
+    cache_bytes: int | None = None,  # None: as recorded, step by step
+    max_slots: int | None = None,
+    policy: str = "lru",
+    frequencies: Sequence[float] = (),
+    prefetch: str = "none",
+    predictor: PredictorSettings = ...,
+    planner: str = "hybrid",  # where costs have a device
+    first_step: int = 0,  # counted from there
+) -> dict[str, Any]:
+    """Does on a virtual clock what the recorded run would have done with this cache, policy, predictor and machine.
+
+    -> hits, misses, joined (arrays by layer with experts), evictions, loads, nbytes, steps, rows, time_ns, cpu_busy_ns,
+    device_busy_ns, link_busy_ns, stall_ns, prefetch (as Runtime.prefetch_counters). Raises UsageError, BudgetError.
+    """
+
+def belady_misses(record: RoutingRecord, slots: Sequence[int], first_step: int = 0) -> list[int]:
+    """The misses that no policy can avoid with so many slots, without prefetch, counted from a step on."""
 
 # ---- layers: a decoder's halves, constants bound once, computing in one workspace ----
 # Calls on a workspace come one after the other, whichever layer they go through. What a layer is given is kept by it.
@@ -455,6 +563,8 @@ class MoeLayer:
         """How experts are chosen and weighed: `moestro.models.spec.RouterSpec` explains. shared: gate, up and down of
         an expert for all rows; activation is its own, the others' is said where they are added.
         """
+    def look_ahead(self, next: Sequence[MoeLayer]) -> None:
+        """The next layers with experts, whose routers are asked about this layer's input where somebody foresees."""
     def submit(self, work: Workspace) -> None:
         """Routes norm(work.x), submits it to the runtime as `submit_experts` does, and computes the shared expert."""
     def wait(self, work: Workspace) -> None:

@@ -16,7 +16,9 @@ from moestro.units import format_bytes, parse_bytes
 
 FORMATS = ("f32", "bf16", "q8", "q4")
 KV_DTYPES = ("f32", "bf16", "f16")
-POLICIES = ("lru", "lfu", "score", "shallow", "workload", "static")
+POLICIES = ("lru", "lfu", "lrfu", "score", "shallow", "workload", "static")
+PREDICTORS = ("none", "next_gate", "impact", "transition", "activation", "path")
+LEARNT_PREDICTORS = ("transition", "activation", "path")
 VERIFY_MODES = ("first", "always", "never")
 IO_MODES = ("auto", "direct", "cached")
 IO_ENGINES = ("auto", "io_uring", "threads")
@@ -35,6 +37,7 @@ __all__ = [
     "KV_DTYPES",
     "MATHS",
     "POLICIES",
+    "PREDICTORS",
     "VERIFY_MODES",
     "EngineConfig",
     "SamplingParams",
@@ -57,6 +60,8 @@ class EngineConfig:
     prefill_chunk: int | str = "auto"  # rows per prefill step
     policy: str = "lru"  # which unpinned expert leaves the cache first
     policy_trace: str | None = None  # of policy "static": a routing trace of this model, an .npz file
+    prefetch: str = "none"  # who says which experts later layers will use, so that they are read ahead
+    prefetch_trace: str | None = None  # what it learnt from: a routing trace; of "path" what `trace train-path` made
     verify: str = "first"  # when checksums of packed records are checked
     io: str = "auto"  # "direct", "cached" (the page cache, outside the budget); "auto": by a trial on the model's files
     io_engine: str = "auto"  # "io_uring", "threads"
@@ -65,6 +70,8 @@ class EngineConfig:
     device: str = "cpu"
     math: str = "exact"  # "fast": bf16 weights take activations rounded to bf16, where the CPU has AVX512_BF16
     trace_events: int = 0  # room for the latest events of `LLM.timeline()`
+    record_tokens: int = 0  # room for the routing of so many tokens: `LLM.routing()`
+    record_ahead: int = 0  # and for what so many next layers' routers make of each layer's input
     expert_slots: int | None = None  # for tests: exactly this many expert slots, whatever the budget holds
 
     def __post_init__(self) -> None:
@@ -83,6 +90,7 @@ class EngineConfig:
                 "policy_trace: policy 'static' keeps the experts that a routing trace used most, and no other policy"
                 f" reads one; got policy={self.policy!r}, policy_trace={self.policy_trace!r}"
             )
+        self._check_prefetch()
         _one_of("verify", self.verify, VERIFY_MODES)
         if self.io in IO_ENGINES[1:]:
             raise UsageError(f"io: expected one of {', '.join(IO_MODES)}; {self.io!r} is an io_engine")
@@ -95,9 +103,24 @@ class EngineConfig:
         _whole("threads", self.threads, 1, optional=True)
         _whole("max_model_len", self.max_model_len, 1, optional=True)
         _whole("trace_events", self.trace_events, 0)
+        _whole("record_tokens", self.record_tokens, 0)
+        _whole("record_ahead", self.record_ahead, 0)
         _whole("expert_slots", self.expert_slots, 2, optional=True)
         if self.prefill_chunk != "auto":
             _whole("prefill_chunk", self.prefill_chunk, 1, also="'auto'")
+
+    def _check_prefetch(self) -> None:
+        if self.prefetch == "pre_gated":
+            raise UsageError(
+                "prefetch: 'pre_gated' needs a model whose routers choose the next layer's experts; no family here is"
+                f" trained so. Expected one of {', '.join(PREDICTORS)}"
+            )
+        _one_of("prefetch", self.prefetch, PREDICTORS)
+        if self.prefetch in LEARNT_PREDICTORS and self.prefetch_trace is None:
+            source = "`moestro trace train-path`" if self.prefetch == "path" else "`moestro trace record`"
+            raise UsageError(f"prefetch_trace: {self.prefetch!r} learns from a file that {source} makes; name it")
+        if self.prefetch == "none" and self.prefetch_trace is not None:
+            raise UsageError("prefetch_trace: nothing is read ahead with prefetch='none'; choose a predictor")
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -27,6 +27,7 @@ from moestro.report import Report, make_report
 from moestro.text.chat import Message
 from moestro.text.model_text import read_model_text
 from moestro.text.tokenizer import Tokenizer
+from moestro.trace.routing import RoutingTrace, recorded
 from moestro.trace.timeline import Timeline
 from moestro.units import format_bytes
 
@@ -67,6 +68,8 @@ class LLM:
         prefill_chunk: int | str = "auto",
         policy: str = "lru",
         policy_trace: str | os.PathLike[str] | None = None,
+        prefetch: str = "none",
+        prefetch_trace: str | os.PathLike[str] | None = None,
         verify: str = "first",
         io: str = "auto",
         io_engine: str = "auto",
@@ -75,6 +78,8 @@ class LLM:
         device: str = "cpu",
         math: str = "exact",
         trace_events: int = 0,
+        record_tokens: int = 0,
+        record_ahead: int = 0,
         expert_slots: int | None = None,
         say: Say | None = say_on_stderr,
         progress: LoadProgress | None = None,
@@ -90,6 +95,8 @@ class LLM:
             prefill_chunk=prefill_chunk,
             policy=policy,
             policy_trace=None if policy_trace is None else os.fspath(policy_trace),
+            prefetch=prefetch,
+            prefetch_trace=None if prefetch_trace is None else os.fspath(prefetch_trace),
             verify=verify,
             io=io,
             io_engine=io_engine,
@@ -98,6 +105,8 @@ class LLM:
             device=device,
             math=math,
             trace_events=trace_events,
+            record_tokens=record_tokens,
+            record_ahead=record_ahead,
             expert_slots=expert_slots,
         )
         say, progress = say or _silence, progress or _no_progress
@@ -206,6 +215,18 @@ class LLM:
     def timeline(self) -> Timeline:
         """What happened when since the last call, as far as `trace_events` had room; see `moestro trace timeline`."""
         return Timeline.of(*self._open().model.runtime.take_trace())
+
+    def routing(self) -> RoutingTrace:
+        """What routers chose since the last call, as far as `record_tokens` had room; see `moestro trace record`.
+
+        Raises UsageError without `record_tokens`, or for a model without experts.
+        """
+        runtime = self._open().model.runtime
+        record, offsets, lost = runtime.take_record()
+        sizes = runtime.record_sizes()
+        if lost:
+            raise UsageError(f"record_tokens: {self.config.record_tokens} were too few; {lost} more tokens were run")
+        return recorded(record, offsets, sizes, self.config.model)
 
     def get_default_sampling_params(self) -> SamplingParams:
         """What is used where a call gives none: the model's generation_config.json."""

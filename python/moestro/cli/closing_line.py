@@ -20,6 +20,13 @@ def closing_line(stats: RunStats) -> str:
         parts.append(f"hit rate {stats.hit_rate:.1%}")
         rate = f" at {stats.read_gb_per_s:.2f} GB/s" if stats.read_gb_per_s is not None else ""
         parts.append(f"{format_bytes(stats.expert_bytes_read)} read{rate}")
+    if stats.recall is not None:
+        used, wasted = (sum(layer[name] for layer in stats.prefetch) for name in ("used_bytes", "wasted_bytes"))
+        off = sum(layer["off"] for layer in stats.prefetch)
+        parts.append(
+            f"foresaw {stats.recall:.0%}, {format_bytes(used)} read ahead in time, {format_bytes(wasted)} for nothing"
+            + (f", off in {off} of {len(stats.prefetch)} layers" if off else "")
+        )
     if stats.stream_gb_per_s is not None:
         parts.append(f"{format_bytes(stats.stream_bytes_read)} streamed at {stats.stream_gb_per_s:.2f} GB/s")
     parts.append(f"bound by {stats.binding}")

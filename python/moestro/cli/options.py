@@ -35,12 +35,22 @@ class EngineOptions:
     policy: Annotated[
         str,
         typer.Option(
-            help="Which expert leaves the cache first: lru, lfu, score, shallow, workload or static.",
+            help="Which expert leaves the cache first: lru, lfu, lrfu, score, shallow, workload or static.",
             rich_help_panel=_ENGINE,
         ),
     ] = "lru"
     policy_trace: Annotated[
         str | None, typer.Option(help="A routing trace of the model, for static.", rich_help_panel=_ENGINE)
+    ] = None
+    prefetch: Annotated[
+        str,
+        typer.Option(
+            help="Who foresees experts to read ahead: none, next_gate, impact, transition, activation or path.",
+            rich_help_panel=_ENGINE,
+        ),
+    ] = "none"
+    prefetch_trace: Annotated[
+        str | None, typer.Option(help="What it learnt from: a routing trace, or path's.", rich_help_panel=_ENGINE)
     ] = None
     verify: Annotated[
         str, typer.Option(help="Checksums of packed records: first, always, never.", rich_help_panel=_ENGINE)

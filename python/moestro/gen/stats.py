@@ -55,6 +55,11 @@ class RunStats:
     budget_bytes: int
     peak_bytes: int  # of all reservations together, since loading
     peak_bytes_by_entry: dict[str, int]
+    # Of each layer with experts, where a predictor says what will be used: steps, needed (experts that the router
+    # chose), hinted (that were expected), foreseen (both), used_bytes, late_bytes and wasted_bytes (read ahead and then
+    # asked for when they were there, asked for before, not asked for), started, cancelled, regretted (missing because
+    # they had made room for a hint), times_off, and off: whether it is not listened to now.
+    prefetch: tuple[dict[str, int], ...] = ()
 
     @property
     def hit_rate(self) -> float | None:
@@ -86,6 +91,18 @@ class RunStats:
         return max(busy, key=lambda lane: busy[lane])
 
     @property
+    def recall(self) -> float | None:
+        """Share of the experts that routers chose which had been expected; None without a predictor."""
+        needed = sum(layer["needed"] for layer in self.prefetch)
+        return sum(layer["foreseen"] for layer in self.prefetch) / needed if needed else None
+
+    @property
+    def precision(self) -> float | None:
+        """Share of the expected experts that routers chose; None where none was expected."""
+        hinted = sum(layer["hinted"] for layer in self.prefetch)
+        return sum(layer["foreseen"] for layer in self.prefetch) / hinted if hinted else None
+
+    @property
     def stream_gb_per_s(self) -> float | None:
         """The same of the layer stream."""
         busy = self.lanes_s["stream ssd"]
@@ -99,6 +116,8 @@ class RunStats:
             "stream_gb_per_s": self.stream_gb_per_s,
             "busy": self.busy,
             "binding": self.binding,
+            "recall": self.recall,
+            "precision": self.precision,
         }
 
 
@@ -109,6 +128,7 @@ class RunMeter:
         self._runtime = runtime
         self._clock = clock
         self._before = runtime.counters()
+        self._prefetch_before = runtime.prefetch_counters()
         self._begun = clock()
         self._ttft: float | None = None
         self._seconds = {True: 0.0, False: 0.0}  # by: did the step read a prompt
@@ -156,12 +176,19 @@ class RunMeter:
             lanes_s={lane: used[name] / 1e9 for lane, name in _LANES.items()},
             budget_bytes=ledger.budget,
             peak_bytes=ledger.peak,
+            prefetch=_by_layer(self._runtime.prefetch_counters(), self._prefetch_before),
             peak_bytes_by_entry={entry["name"]: entry["peak"] for entry in ledger.entries()},
         )
 
 
 def _difference(after: Mapping[str, int], before: Mapping[str, int]) -> dict[str, int]:
     return {name: value - before[name] for name, value in after.items()}
+
+
+def _by_layer(after: list[dict[str, int]], before: list[dict[str, int]]) -> tuple[dict[str, int], ...]:
+    return tuple(
+        {**_difference(now, then), "off": now["off"]} for now, then in zip(after, before or after, strict=True)
+    )
 
 
 def _rate(count: int, seconds: float) -> float:

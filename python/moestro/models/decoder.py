@@ -12,7 +12,7 @@ from moestro import _core
 from moestro._core import F32, U8, KvPool, Runtime, Workspace
 from moestro.errors import NumericError, UsageError
 from moestro.layers.embedding import Embedding
-from moestro.models.halves import AttentionHalf, make_attention, make_feed_forward, make_head
+from moestro.models.halves import AttentionHalf, look_ahead, make_attention, make_feed_forward, make_head
 from moestro.models.resident import ResidentWeights
 from moestro.models.rotary import Rotary, query_factors
 from moestro.models.spec import ModelSpec
@@ -55,6 +55,7 @@ class Decoder:
             )
             for index, layer in enumerate(weights.layers)
         ]
+        look_ahead([layer.feed_forward for layer in self._layers if isinstance(layer.feed_forward, _core.MoeLayer)])
         self._head = make_head(runtime, spec, weights)
         self.workspace = make_workspace(spec, max_rows)  # its contents belong to the step under way
         self._open: tuple[Segment, ...] = ()  # segments of a step with tentative rows, until finish or abort
@@ -114,10 +115,10 @@ class Decoder:
 
     def _begin(self, batch: StepBatch) -> None:
         if not self._streamed:
-            self._runtime.begin_step(batch.rows, batch.tentative)
+            self._runtime.begin_step(batch.rows, batch.tentative, tokens=batch.token_ids)
             return
         units = len(self._layers) + (self._head.units if len(batch.logit_rows) else 0)
-        self._runtime.begin_step(batch.rows, batch.tentative, units)
+        self._runtime.begin_step(batch.rows, batch.tentative, units, batch.token_ids)
 
     def _run(self, batch: StepBatch, segments: Sequence[Segment]) -> F32:
         work = self.workspace

@@ -3,6 +3,7 @@ family has into what the core computes."""
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
@@ -12,6 +13,7 @@ from moestro._core import F32, KvPool, Runtime
 from moestro.layers.head import Head, StreamedHead
 from moestro.models.resident import ResidentLayer, ResidentWeights
 from moestro.models.spec import DenseSpec, LayerSpec, MlaSpec, ModelSpec, MoeSpec
+from moestro.plan.memory import MOST_AHEAD
 
 AttentionHalf = _core.AttentionLayer | _core.LatentAttentionLayer
 
@@ -123,6 +125,12 @@ def _latent(
         latent_eps=mla.norm_eps,
         **common,
     )
+
+
+def look_ahead(layers: Sequence[_core.MoeLayer]) -> None:
+    """Makes the later routers known to each layer, so that predictors can ask them about its input."""
+    for index, layer in enumerate(layers):
+        layer.look_ahead(layers[index + 1 :][:MOST_AHEAD])
 
 
 def _rule(moe: MoeSpec) -> dict[str, Any]:

@@ -7,16 +7,17 @@ from pathlib import Path
 from typing import Any
 
 from moestro import knobs
-from moestro._core import KvPool, Runtime
+from moestro._core import KvPool, LaneCosts, Runtime
 from moestro.config import EngineConfig
 from moestro.models.decoder import Decoder
+from moestro.models.foresight import look_back
 from moestro.models.opening import OpenedModel, open_model
 from moestro.models.resident import Progress, load_resident
 from moestro.models.spec import ModelSpec, MoeSpec
+from moestro.plan.costs import expert_costs
 from moestro.plan.io_choice import choose_io
 from moestro.plan.memory import MemoryPlan, plan_memory
 from moestro.threads import default_threads
-from moestro.trace.routing import read_routing_trace
 
 
 @dataclass(frozen=True)
@@ -48,7 +49,8 @@ def load_model(
     opened = open_model(directory, config)
     threads = config.threads or default_threads()
     footprint = opened.footprint()
-    plan = plan_memory(footprint, config, threads, text)
+    foresight = look_back(opened.spec, config)
+    plan = plan_memory(footprint, config, threads, text, foresight.nbytes)
     usual_read = footprint.record or max(footprint.units)
     io = choose_io(config, opened.files(), usual_read, plan.budget // 4)
     runtime = Runtime(
@@ -62,12 +64,21 @@ def load_model(
         io_read_bytes=io.way.read_bytes,
         verify=config.verify,
         policy=config.policy,
-        frequencies=_frequencies(opened.spec, config),
+        frequencies=foresight.frequencies,
+        prefetch=config.prefetch,
+        predictor=foresight.predictor,
+        offsets=foresight.offsets,
+        costs=_costs(opened, config, threads),
+        record_rows=config.record_tokens,
+        record_ahead=config.record_ahead,
         expert_slots=config.expert_slots,
         trace_events=config.trace_events,
     )
     try:
         runtime.ledger.take("text", text)
+        for line in plan.lines:
+            if line.name in ("predictor", "routing record"):
+                runtime.ledger.take(line.name, line.nbytes)
         loaded = _load(opened, config, plan, runtime, progress)
         loaded.facts["io_choice"] = io.why
         return loaded
@@ -100,12 +111,12 @@ def _load(
     return LoadedModel(spec, decoder, runtime, kv_pool, plan, facts)
 
 
-def _frequencies(spec: ModelSpec, config: EngineConfig) -> list[float]:
-    """What a policy knows of the past, layer after layer."""
-    if config.policy_trace is None:
-        return []
-    experts = [layer.mlp.num_experts for layer in spec.layers if isinstance(layer.mlp, MoeSpec)]
-    return read_routing_trace(Path(config.policy_trace)).frequencies(experts, config.policy_trace)
+def _costs(opened: OpenedModel, config: EngineConfig, threads: int) -> LaneCosts:
+    """What an expert costs here, where somebody counts with it."""
+    if config.prefetch == "none" or not opened.expert_formats:
+        return LaneCosts()
+    format = opened.expert_formats.partition("+")[0]
+    return expert_costs(opened.footprint(), format, threads, sorted(opened.files())).lanes()
 
 
 def _no_fast_math(opened: OpenedModel, config: EngineConfig) -> list[str]:

@@ -6,8 +6,6 @@ other way has read: a cache below the disk would otherwise favour whoever comes 
 
 from __future__ import annotations
 
-import json
-import os
 import platform
 import statistics
 import time
@@ -22,6 +20,7 @@ from moestro.cache_dir import cache_root
 from moestro.config import EngineConfig
 from moestro.errors import MoestroError
 from moestro.plan.machine import cpu_name
+from moestro.plan.remembered import read_remembered, remember
 from moestro.units import format_bytes
 
 REMEMBERED_FILE = "io-trials.json"
@@ -78,12 +77,12 @@ def choose_io(config: EngineConfig, files: Iterable[Path], read_bytes: int, memo
     if largest.stat().st_size < LEAST_BYTES:
         return IoChoice(Way(), f"no trial: no file is larger than {format_bytes(LEAST_BYTES)}")
     place = _place(largest)
-    known = _read_remembered().get(place)
+    known = read_remembered(REMEMBERED_FILE).get(place)
     if known is None:
         known = _try(largest, min(read_bytes, _LONGEST_READ), min(memory, _MOST_MEMORY))
         if known is None:
             return IoChoice(Way(), "no trial: none of the ways could be measured")
-        _remember(place, known)
+        remember(REMEMBERED_FILE, place, known)
     with suppress(TypeError, KeyError):
         return IoChoice(Way(**known["way"]), f"by a trial of {known['date']}: {known['rates']}")
     return IoChoice(Way(), f"no trial: {cache_root() / REMEMBERED_FILE} is damaged; delete it")
@@ -126,21 +125,3 @@ def _rate(path: Path, block: int, way: Way, offset: int) -> float | None:
     if way.cache == "direct" and not measured["direct"]:
         return None
     return float(measured["bytes_per_second"])
-
-
-def _read_remembered() -> dict[str, Any]:
-    with suppress(OSError, ValueError):
-        known = json.loads((cache_root() / REMEMBERED_FILE).read_text())
-        if isinstance(known, dict):
-            return known
-    return {}
-
-
-def _remember(place: str, trial: dict[str, Any]) -> None:
-    """As far as the cache folder can be written: without it the next load tries again."""
-    path = cache_root() / REMEMBERED_FILE
-    partial = path.with_name(f"{path.name}.{os.getpid()}")
-    with suppress(OSError):
-        path.parent.mkdir(parents=True, exist_ok=True)
-        partial.write_text(json.dumps({**_read_remembered(), place: trial}, indent=1) + "\n")
-        partial.replace(path)

@@ -26,6 +26,9 @@ LEAST_KV_TOKENS = 256
 AUTO_CHUNKS = (512, 384, 256, 192, 128, 96, 64, 48, 32, 24, 16, 12, 8, 6, 4, 3, 2)
 AUTO_SCRATCH_SHARE = 8  # one part in so many
 
+# Next layers that a predictor asks about, at most.
+MOST_AHEAD = 3
+
 _KV_BYTES = {"f32": 4, "bf16": 2, "f16": 2}
 _PAGE = 4096
 
@@ -79,18 +82,21 @@ class MemoryPlan:
         return " + ".join(f"{line.name} {format_bytes(line.nbytes)} ({line.meaning})" for line in self.lines)
 
 
-def plan_memory(model: Footprint, config: EngineConfig, threads: int, text: int = 0) -> MemoryPlan:
-    """Plans `config.host_memory` for a model; `text`: bytes of its tokenizer.
+def plan_memory(
+    model: Footprint, config: EngineConfig, threads: int, text: int = 0, predictor: int = 0
+) -> MemoryPlan:
+    """Plans `config.host_memory` for a model; text, predictor: bytes of its tokenizer, and of what foresees routing.
 
     Raises BudgetError, with the sum and what is missing, when the budget cannot hold the least; UsageError for a
     max_model_len beyond the model's.
     """
     shape = parse_stream(config.stream)
-    needs = _Needs(model, config, threads, text, shape)
+    held = _held(model, config, text, predictor)
+    needs = _Needs(model, config, threads, held, shape)
     first = 1 if config.prefill_chunk == "auto" else int(config.prefill_chunk)
     budget, source = _budget(config, needs.total(first, needs.tokens))
     if budget < needs.total(first, needs.tokens) and config.stream == "auto":
-        streamed = _Needs(model, config, threads, text, StreamShape())
+        streamed = _Needs(model, config, threads, held, StreamShape())
         if streamed.total(first, streamed.tokens) < needs.total(first, needs.tokens):
             needs = streamed
     if budget < needs.total(first, needs.tokens):
@@ -114,11 +120,27 @@ def plan_memory(model: Footprint, config: EngineConfig, threads: int, text: int 
     )
 
 
+def _held(model: Footprint, config: EngineConfig, text: int, predictor: int) -> tuple[PlanLine, ...]:
+    """What is held beside the model."""
+    record = core.Runtime.record_bytes(config.record_tokens, model.top_k, model.moe_layers, config.record_ahead)
+    lines = (
+        PlanLine("text", text, "the tokenizer"),
+        PlanLine("predictor", predictor, f"what {config.prefetch} learnt"),
+        PlanLine("routing record", record, f"{config.record_tokens} tokens"),
+    )
+    return tuple(line for line in lines if line.nbytes)
+
+
 class _Needs:
     """What one model needs with one set of settings."""
 
     def __init__(
-        self, model: Footprint, config: EngineConfig, threads: int, text: int, shape: StreamShape | None
+        self,
+        model: Footprint,
+        config: EngineConfig,
+        threads: int,
+        held: tuple[PlanLine, ...],
+        shape: StreamShape | None,
     ) -> None:
         """shape: of the layer stream; None keeps the trunk in memory."""
         limit = config.max_model_len
@@ -127,7 +149,8 @@ class _Needs:
         self._model = model
         self._threads = threads
         self._shape = shape
-        self._text = PlanLine("text", text, "the tokenizer")
+        self._held = held
+        self._ahead = MOST_AHEAD if config.prefetch != "none" else config.record_ahead
         self._given_slots = config.expert_slots
         self._limit = limit or model.max_len
         self.tokens = limit or min(LEAST_KV_TOKENS, model.max_len)
@@ -143,7 +166,7 @@ class _Needs:
         return (
             *self._trunk_lines(),
             *((experts,) if model.moe_layers else ()),
-            *((self._text,) if self._text.nbytes else ()),
+            *self._held,
             PlanLine("staging", self._staging(), "reads on their way"),
             PlanLine("scratch", scratch, f"steps of {chunk} row{'s' if chunk > 1 else ''}"),
             PlanLine("kv", -(-self.tokens // core.KV_BLOCK) * self.block, f"{self.tokens} tokens"),
@@ -151,7 +174,9 @@ class _Needs:
 
     def _work(self, chunk: int, longest: int) -> int:
         streamed = self._shape is not None
-        return work_bytes(self._model, chunk, self._threads, longest, self.math, streamed=streamed)
+        return work_bytes(
+            self._model, chunk, self._threads, longest, self.math, streamed=streamed, ahead=self._ahead
+        )
 
     def _trunk_lines(self) -> tuple[PlanLine, ...]:
         if self._shape is None:

@@ -26,11 +26,18 @@ def logit_rows(model: Footprint, rows: int) -> int:
 
 
 def work_buffers(
-    model: Footprint, rows: int, threads: int, longest: int, math: str = "exact", *, streamed: bool = False
+    model: Footprint,
+    rows: int,
+    threads: int,
+    longest: int,
+    math: str = "exact",
+    *,
+    streamed: bool = False,
+    ahead: int = 0,
 ) -> dict[str, int]:
     """Bytes by buffer, for steps of up to `rows` rows of sequences of up to `longest` tokens.
 
-    math: the one run in. streamed: the head comes slice by slice.
+    math: the one run in. streamed: the head comes slice by slice. ahead: next layers whose routers are asked.
     """
     sampled = logit_rows(model, rows)
     return {
@@ -42,15 +49,22 @@ def work_buffers(
         "logits": (9 if streamed else 5) * sampled * model.vocab,
         "sampling": _SAMPLER_BYTES * model.vocab,
         "kernels": _kernel_bytes(model, rows, threads, longest, math),
-        "experts": _expert_bytes(model, rows, math),
+        "experts": _expert_bytes(model, rows, math, ahead),
     }
 
 
 def work_bytes(
-    model: Footprint, rows: int, threads: int, longest: int, math: str = "exact", *, streamed: bool = False
+    model: Footprint,
+    rows: int,
+    threads: int,
+    longest: int,
+    math: str = "exact",
+    *,
+    streamed: bool = False,
+    ahead: int = 0,
 ) -> int:
     """All of work_buffers."""
-    return sum(work_buffers(model, rows, threads, longest, math, streamed=streamed).values())
+    return sum(work_buffers(model, rows, threads, longest, math, streamed=streamed, ahead=ahead).values())
 
 
 def _kernel_bytes(model: Footprint, rows: int, threads: int, longest: int, math: str) -> int:
@@ -81,9 +95,9 @@ def _work_sizes(model: Footprint) -> dict[str, Any]:
     return {**usual, **model.work_sizes}
 
 
-def _expert_bytes(model: Footprint, rows: int, math: str) -> int:
+def _expert_bytes(model: Footprint, rows: int, math: str, ahead: int) -> int:
     if not model.moe_layers:
         return 0
     return core.Runtime.scratch_bytes(
-        rows, model.top_k, model.hidden, model.expert_width, model.experts_integer, model.moe_layers, math
+        rows, model.top_k, model.hidden, model.expert_width, model.experts_integer, model.moe_layers, math, ahead
     )

@@ -1,0 +1,57 @@
+"""What a run knows beforehand about routing: frequencies for policies, tables for predictors, what experts cost."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from moestro._core import F32, PredictorSettings
+from moestro.config import EngineConfig
+from moestro.errors import CheckpointError
+from moestro.models.spec import ModelSpec, MoeSpec
+from moestro.trace.path_weights import read_path_weights
+from moestro.trace.routing import read_routing_trace
+
+# Arrays that are read, and what is made of them.
+_COPIES = 3
+
+
+@dataclass(frozen=True)
+class Foresight:
+    frequencies: list[float] = field(default_factory=list)  # uses of every expert, layer after layer
+    predictor: PredictorSettings = field(default_factory=PredictorSettings)
+    offsets: F32 | None = None  # [layers with experts, distances, experts]
+    nbytes: int = 0  # that the predictor holds
+
+
+def look_back(spec: ModelSpec, config: EngineConfig) -> Foresight:
+    """Reads the traces that the config names. Raises StorageError, CheckpointError where they are of another model."""
+    moe = [layer.mlp for layer in spec.layers if isinstance(layer.mlp, MoeSpec)]
+    experts, top_k = [mlp.num_experts for mlp in moe], [mlp.num_experts_per_tok for mlp in moe]
+    frequencies: list[float] = []
+    if config.policy_trace is not None:
+        frequencies = read_routing_trace(Path(config.policy_trace)).frequencies(experts, config.policy_trace)
+    if config.prefetch == "none":
+        return Foresight(frequencies)
+    learnt: dict[str, Any] = {}
+    offsets: F32 | None = None
+    if config.prefetch_trace is not None and config.prefetch == "path":
+        learnt["path"] = read_path_weights(Path(config.prefetch_trace), sum(experts))
+    elif config.prefetch_trace is not None:
+        trace = read_routing_trace(Path(config.prefetch_trace))
+        trace.check(experts, config.prefetch_trace)
+        if config.prefetch in ("next_gate", "impact"):
+            offsets = trace.offsets
+            if offsets is None or len(offsets) != len(experts) or offsets.shape[2] != max(experts):
+                raise CheckpointError(
+                    f"{config.prefetch_trace}: {config.prefetch!r} needs the trace's `offsets` of this model: record"
+                    " it with `moestro trace record --ahead 3`"
+                )
+        else:
+            learnt["chosen"], learnt["tokens"] = trace.chosen, trace.tokens
+    arrays = [*learnt.get("path", {}).values(), *(learnt.get(name) for name in ("chosen", "tokens")), offsets]
+    nbytes = _COPIES * sum(array.nbytes for array in arrays if isinstance(array, np.ndarray))
+    return Foresight(frequencies, PredictorSettings(top_k=top_k, **learnt), offsets, nbytes)

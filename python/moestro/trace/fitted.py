@@ -1,0 +1,102 @@
+"""What a recorded run took, as costs: so that a replay can say what another cache, policy or predictor would have taken
+on the same machine.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from moestro._core import LaneCosts, PredictorSettings
+from moestro._core import replay as core_replay
+from moestro.errors import CheckpointError
+from moestro.trace.routing import RoutingTrace
+
+Line = tuple[float, float]  # fixed, per row; nanoseconds
+
+_ROUNDS = 24  # of halving the interval in which the disk's rate lies
+_SLOWEST = 1000.0  # ns per byte
+
+
+@dataclass(frozen=True)
+class FittedCosts:
+    expert: Line  # of an expert on the CPU
+    read_ns_per_byte: float  # of the disk, taking in what arrived included; 0 where nothing was waited for
+    layer: Line  # of a layer beside its experts
+    step: Line  # of a step beside its layers
+
+    def lanes(self, record_bytes: int) -> LaneCosts:
+        return LaneCosts(cpu=self.expert, ssd=self.read_ns_per_byte * record_bytes)
+
+
+def replay(trace: RoutingTrace, costs: FittedCosts, **options: Any) -> dict[str, Any]:
+    """The trace on the machine that it was recorded on. options: of `moestro.core.replay`."""
+    sizes = [int(size) for size in trace.array("record_bytes")]
+    lanes = [costs.lanes(size) for size in sizes]
+    options.setdefault("predictor", predictor_settings(trace))
+    return core_replay(
+        trace.record(), record_bytes=sizes, costs=lanes, layer=costs.layer, step=costs.step, **options
+    )
+
+
+def predictor_settings(trace: RoutingTrace, learnt: RoutingTrace | None = None) -> PredictorSettings:
+    """For predictors that learn from another trace of the same model."""
+    top_k = [trace.chosen.shape[2]] * len(trace.chosen)
+    if learnt is None:
+        return PredictorSettings(top_k=top_k)
+    return PredictorSettings(top_k=top_k, tokens=learnt.tokens, chosen=learnt.chosen)
+
+
+def fit_costs(trace: RoutingTrace, recorded: Mapping[str, Any] | None = None) -> FittedCosts:
+    """Medians over the trace's steps; the disk's rate is the one with which a replay waits as long as the run did.
+
+    recorded: the run's policy, frequencies and max_slots, as `replay` takes them; its prefetch must have been "none".
+    Raises CheckpointError for a trace without `step_costs`, or without steps.
+    """
+    rows, costs = trace.array("step_rows"), trace.array("step_costs").astype(float)
+    if len(rows) == 0:
+        raise CheckpointError("this routing trace has no steps: nothing can be learnt of what they took")
+    began, ended, compute, stall, arrival = costs.T[:5]
+    experts, pairs = _work(trace)
+    layers = len(trace.chosen)
+    between = began[1:] - ended[:-1]
+    fitted = FittedCosts(
+        expert=_line(compute / experts, pairs / experts),
+        read_ns_per_byte=0.0,
+        layer=_line((ended - began - compute - stall - arrival) / layers, rows.astype(float)),
+        step=(float(np.median(between)) if between.size else 0.0, 0.0),
+    )
+    waited = float((stall + arrival).sum())
+    low, high = 0.0, _SLOWEST
+    for _ in range(_ROUNDS if waited > 0 else 0):
+        middle = (low + high) / 2
+        waits = replay(trace, replace(fitted, read_ns_per_byte=middle), **(recorded or {}))["stall_ns"]
+        low, high = (middle, high) if waits < waited else (low, middle)
+    return replace(fitted, read_ns_per_byte=low)
+
+
+def _work(trace: RoutingTrace) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
+    """Of each step, all layers together: experts that were computed, and rows that they were computed on."""
+    experts, pairs, begin = [], [], 0
+    for rows in trace.array("step_rows"):
+        step = trace.chosen[:, begin : begin + rows]
+        experts.append(sum(len(np.unique(layer)) for layer in step))
+        pairs.append(step.size)
+        begin += int(rows)
+    return np.asarray(experts, float), np.asarray(pairs, float)
+
+
+def _line(times: NDArray[np.float64], units: NDArray[np.float64]) -> Line:
+    """Through the median of the steps of fewest units and, where there are others, those of most."""
+    least, most = float(units.min()), float(units.max())
+    low = float(np.median(times[units <= 1.5 * least]))
+    large = units > max(2 * least, most / 2)
+    if not large.any():
+        return low, 0.0
+    slope = float(np.median((times[large] - low) / (units[large] - least)))
+    slope = max(0.0, min(slope, low / least))
+    return low - slope * least, slope
