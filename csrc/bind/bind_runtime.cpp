@@ -17,8 +17,8 @@ RuntimeRef make_runtime(int threads, std::size_t host_memory, const std::string&
                         const std::string& cache, const std::string& reader, int io_depth, std::size_t io_read_bytes,
                         const std::string& verify, const std::string& policy, std::optional<int> expert_slots,
                         const std::string& faults, std::size_t trace_events, std::vector<double> frequencies,
-                        const std::string& prefetch, const policy::PredictorSettings& predictor,
-                        const std::optional<py::object>& offsets, const policy::LaneCosts& costs, int record_rows,
+                        const std::string& prefetch, const policy::PredictorSettings* predictor,
+                        const std::optional<py::object>& offsets, const policy::LaneCosts* costs, int record_rows,
                         int record_ahead) {
     engine::RuntimeOptions options;
     options.threads = threads;
@@ -36,9 +36,9 @@ RuntimeRef make_runtime(int threads, std::size_t host_memory, const std::string&
     options.trace_events = trace_events;
     options.frequencies = std::move(frequencies);
     options.prefetch = prefetch;
-    options.predictor = predictor;
+    if (predictor) options.predictor = *predictor;
     if (offsets) options.offsets = offset_lists(*offsets);
-    options.costs = costs;
+    if (costs) options.costs = *costs;
     options.record_rows = record_rows;
     options.record_ahead = record_ahead;
     RuntimeRef made;
@@ -223,7 +223,7 @@ void bind_class(py::module_& module) {
              "cache"_a = "direct", "reader"_a = "auto", "io_depth"_a = 0, "io_read_bytes"_a = 0, "verify"_a = "first",
              "policy"_a = "lru", "expert_slots"_a = py::none(), "faults"_a = "", "trace_events"_a = 0,
              "frequencies"_a = std::vector<double>(), "prefetch"_a = "none",
-             "predictor"_a = policy::PredictorSettings(), "offsets"_a = py::none(), "costs"_a = policy::LaneCosts(),
+             "predictor"_a = py::none(), "offsets"_a = py::none(), "costs"_a = py::none(),
              "record_rows"_a = 0, "record_ahead"_a = 0)
         .def_property_readonly("compute", [](const RuntimeRef& self) { return self.slot->open()->compute(); })
         .def_property_readonly("ledger", [](const RuntimeRef& self) { return self.slot->open()->ledger(); })

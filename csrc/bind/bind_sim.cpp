@@ -140,7 +140,7 @@ py::dict replay(const RoutingRecord& record, const std::vector<std::size_t>& rec
                 const std::vector<policy::LaneCosts>& costs, const Pair& layer, const Pair& step,
                 std::optional<std::size_t> cache_bytes, std::optional<int> max_slots, const std::string& policy,
                 std::vector<double> frequencies, const std::string& prefetch,
-                const policy::PredictorSettings& predictor, const std::string& planner, int first_step) {
+                const policy::PredictorSettings* predictor, const std::string& planner, int first_step) {
     sim::ReplayResult result;
     {
         py::gil_scoped_release released;
@@ -153,7 +153,7 @@ py::dict replay(const RoutingRecord& record, const std::vector<std::size_t>& rec
                                       .policy = policy,
                                       .frequencies = std::move(frequencies),
                                       .prefetch = prefetch,
-                                      .predictor = predictor,
+                                      .predictor = predictor ? *predictor : policy::PredictorSettings(),
                                       .planner = planner,
                                       .first_step = first_step});
     }
@@ -188,7 +188,7 @@ void bind_sim(py::module_& module) {
     module.def("replay", &replay, "record"_a, py::kw_only(), "record_bytes"_a, "costs"_a, "layer"_a = Pair(),
                "step"_a = Pair(), "cache_bytes"_a = py::none(), "max_slots"_a = py::none(), "policy"_a = "lru",
                "frequencies"_a = std::vector<double>(), "prefetch"_a = "none",
-               "predictor"_a = policy::PredictorSettings(), "planner"_a = "hybrid", "first_step"_a = 0);
+               "predictor"_a = py::none(), "planner"_a = "hybrid", "first_step"_a = 0);
     module.def("belady_misses", &belady, "record"_a, "slots"_a, "first_step"_a = 0);
 }
 

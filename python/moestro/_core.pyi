@@ -185,9 +185,9 @@ class Runtime:
         trace_events: int = 0,
         frequencies: Sequence[float] = [],  # of policy "static": uses of every expert in a trace, layer after layer
         prefetch: str = "none",
-        predictor: PredictorSettings = ...,
+        predictor: PredictorSettings | None = None,
         offsets: F32 | None = None,  # [layers with experts, distances, experts]: corrects what routers foresee
-        costs: LaneCosts = ...,
+        costs: LaneCosts | None = None,
         record_rows: int = 0,
         record_ahead: int = 0,
     ) -> None: ...
@@ -343,7 +343,7 @@ class PredictorSettings:
     def __init__(
         self,
         *,
-        top_k: Sequence[int] = (),  # by layer with experts
+        top_k: Sequence[int] = [],  # by layer with experts
         tokens: I32 | None = None,  # [tokens] of a trace
         chosen: I32 | None = None,  # [layers, tokens, top_k] of it
         path: dict[str, Any] | None = None,  # arrays of `moestro.trace.path_weights`
@@ -388,9 +388,9 @@ def replay(
     cache_bytes: int | None = None,  # None: as recorded, step by step
     max_slots: int | None = None,
     policy: str = "lru",
-    frequencies: Sequence[float] = (),
+    frequencies: Sequence[float] = [],
     prefetch: str = "none",
-    predictor: PredictorSettings = ...,
+    predictor: PredictorSettings | None = None,
     planner: str = "hybrid",  # where costs have a device
     first_step: int = 0,  # counted from there
 ) -> dict[str, Any]:

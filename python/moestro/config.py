@@ -17,6 +17,7 @@ from moestro.units import format_bytes, parse_bytes
 FORMATS = ("f32", "bf16", "q8", "q4")
 KV_DTYPES = ("f32", "bf16", "f16")
 POLICIES = ("lru", "lfu", "lrfu", "score", "shallow", "workload", "static")
+AUTO_POLICY = "lrfu"  # what misses least on our traces, at every size: docs/policies.md
 PREDICTORS = ("none", "next_gate", "impact", "transition", "activation", "path")
 LEARNT_PREDICTORS = ("transition", "activation", "path")
 VERIFY_MODES = ("first", "always", "never")
@@ -58,7 +59,7 @@ class EngineConfig:
     kv_dtype: str = "auto"  # "auto": the model's
     max_model_len: int | None = None  # tokens, prompt and answer together; None: the model's own limit
     prefill_chunk: int | str = "auto"  # rows per prefill step
-    policy: str = "lru"  # which unpinned expert leaves the cache first
+    policy: str = "auto"  # which unpinned expert leaves the cache first; "auto": AUTO_POLICY
     policy_trace: str | None = None  # of policy "static": a routing trace of this model, an .npz file
     prefetch: str = "none"  # who says which experts later layers will use, so that they are read ahead
     prefetch_trace: str | None = None  # what it learnt from: a routing trace; of "path" what `trace train-path` made
@@ -84,7 +85,7 @@ class EngineConfig:
         if self.trunk_format is not None:
             _one_of("trunk_format", self.trunk_format, ("auto", *FORMATS))
         _one_of("kv_dtype", self.kv_dtype, ("auto", *KV_DTYPES))
-        _one_of("policy", self.policy, POLICIES)
+        _one_of("policy", self.policy, ("auto", *POLICIES))
         if (self.policy == "static") != (self.policy_trace is not None):
             raise UsageError(
                 "policy_trace: policy 'static' keeps the experts that a routing trace used most, and no other policy"
@@ -108,6 +109,11 @@ class EngineConfig:
         _whole("expert_slots", self.expert_slots, 2, optional=True)
         if self.prefill_chunk != "auto":
             _whole("prefill_chunk", self.prefill_chunk, 1, also="'auto'")
+
+    @property
+    def eviction(self) -> str:
+        """The policy, "auto" resolved."""
+        return AUTO_POLICY if self.policy == "auto" else self.policy
 
     def _check_prefetch(self) -> None:
         if self.prefetch == "pre_gated":

@@ -66,7 +66,7 @@ class LLM:
         kv_dtype: str = "auto",
         max_model_len: int | None = None,
         prefill_chunk: int | str = "auto",
-        policy: str = "lru",
+        policy: str = "auto",
         policy_trace: str | os.PathLike[str] | None = None,
         prefetch: str = "none",
         prefetch_trace: str | os.PathLike[str] | None = None,

@@ -41,6 +41,7 @@ class Report:
     registered_bytes: int  # read buffers known to the kernel
     io_choice: str  # why files are read so
     policy: str
+    prefetch: str
     verify: str
     kv_dtype: str
     max_model_len: int
@@ -68,7 +69,11 @@ class Report:
         yield f"memory: {self.budget_source}; the least for these settings is {format_bytes(self.least_budget)}"
         if self.experts:
             share = min(1.0, self.expert_slots / self.experts)
-            yield f"experts: {self.experts}, room for {self.expert_slots} ({share:.0%}), less as the KV grows"
+            ahead = "" if self.prefetch == "none" else f"; {self.prefetch} says which to read ahead"
+            yield (
+                f"experts: {self.experts}, room for {self.expert_slots} ({share:.0%}), less as the KV grows;"
+                f" {self.policy} says which leave{ahead}"
+            )
         if self.stream:
             yield self.stream
         yield f"context: {self.max_model_len} tokens, KV in {self.kv_dtype}"
@@ -104,7 +109,8 @@ def make_report(
         experts=sum(layer.mlp.num_experts for layer in model.spec.layers if isinstance(layer.mlp, MoeSpec)),
         expert_slots=plan.expert_slots,
         device=config.device,
-        policy=config.policy,
+        policy=config.eviction,
+        prefetch=config.prefetch,
         verify=config.verify,
         max_model_len=max_model_len,
         budget=plan.budget,

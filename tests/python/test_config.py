@@ -82,7 +82,7 @@ def test_engine_arguments_are_refused_by_name(name: str, value: Any) -> None:
 
 def test_engine_defaults() -> None:
     config = EngineConfig(model="org/name")
-    assert (config.host_memory, config.format, config.trunk_format, config.policy) == ("auto", "auto", None, "lru")
+    assert (config.host_memory, config.format, config.trunk_format, config.policy) == ("auto", "auto", None, "auto")
     assert EngineConfig(model="m", host_memory="2GiB").host_memory == 2 << 30
     assert EngineConfig(model="m", host_memory="min").host_memory == "min"
     assert EngineConfig(model=Path("a/b")).model == "a/b"  # type: ignore[arg-type]

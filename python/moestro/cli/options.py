@@ -35,10 +35,10 @@ class EngineOptions:
     policy: Annotated[
         str,
         typer.Option(
-            help="Which expert leaves the cache first: lru, lfu, lrfu, score, shallow, workload or static.",
+            help="Which expert leaves the cache first: auto (lrfu), lru, lfu, lrfu, score, shallow, workload or static.",
             rich_help_panel=_ENGINE,
         ),
-    ] = "lru"
+    ] = "auto"
     policy_trace: Annotated[
         str | None, typer.Option(help="A routing trace of the model, for static.", rich_help_panel=_ENGINE)
     ] = None

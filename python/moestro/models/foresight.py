@@ -39,7 +39,7 @@ def look_back(spec: ModelSpec, config: EngineConfig) -> Foresight:
     learnt: dict[str, Any] = {}
     offsets: F32 | None = None
     if config.prefetch_trace is not None and config.prefetch == "path":
-        learnt["path"] = read_path_weights(Path(config.prefetch_trace), sum(experts))
+        learnt["path"] = read_path_weights(Path(config.prefetch_trace), experts)
     elif config.prefetch_trace is not None:
         trace = read_routing_trace(Path(config.prefetch_trace))
         trace.check(experts, config.prefetch_trace)

@@ -63,7 +63,7 @@ def load_model(
         io_depth=io.way.depth,
         io_read_bytes=io.way.read_bytes,
         verify=config.verify,
-        policy=config.policy,
+        policy=config.eviction,
         frequencies=foresight.frequencies,
         prefetch=config.prefetch,
         predictor=foresight.predictor,

@@ -79,6 +79,10 @@ class FakeRuntime:
     def counters(self):
         return {name: self.steps * (place + 1) for place, name in enumerate(self.names)}
 
+    def prefetch_counters(self):
+        names = ("needed", "hinted", "foreseen", "used_bytes", "wasted_bytes", "off")
+        return [{name: self.steps * (place + 2) for place, name in enumerate(names)}]
+
 
 class FakeDecoder:
     """Records the batches it ran. `fail_at`: the step (from 1) that raises `failure` instead."""

@@ -30,7 +30,8 @@ def softmax(logits):
 
 def reference_candidates(logits, params):
     """The documented order, one plain Python step after the other: which ids may be drawn."""
-    scaled = [value / params.temperature for value in logits]
+    # From the best: logits that differ by less than it can show are equally likely.
+    scaled = [(value - max(logits)) / params.temperature for value in logits]
     ids = list(range(len(scaled)))
     probability = softmax(scaled)
     if params.min_p > 0:
