@@ -4,19 +4,22 @@ namespace moestro::engine {
 
 void Recorder::foreseen(std::size_t target, int distance, const float* logits, std::size_t count) {
     if (!on() || distance > ahead_) return;
-    foreseen_[{target, distance}].assign(logits, logits + count);
+    std::vector<float>& said = foreseen_[{target, distance}].logits;
+    said.insert(said.end(), logits, logits + count);
 }
 
 void Recorder::routed(std::size_t position, const float* logits, int rows, int experts) {
     for (int distance = 1; distance <= ahead_; ++distance) {
-        const auto said = foreseen_.find({position, distance});
-        const std::size_t width = static_cast<std::size_t>(experts);
-        if (said == foreseen_.end() || said->second.size() != static_cast<std::size_t>(rows) * width) continue;
+        const auto found = foreseen_.find({position, distance});
+        const std::size_t width = static_cast<std::size_t>(experts), count = static_cast<std::size_t>(rows) * width;
+        if (found == foreseen_.end() || found->second.logits.size() < found->second.met + count) continue;
+        const float* said = found->second.logits.data() + found->second.met;
+        found->second.met += count;
         Difference& difference = differences_[{position, distance}];
         difference.sum.resize(width);
         difference.rows += rows;
-        for (std::size_t i = 0; i < said->second.size(); ++i)
-            difference.sum[i % width] += static_cast<double>(logits[i]) - static_cast<double>(said->second[i]);
+        for (std::size_t i = 0; i < count; ++i)
+            difference.sum[i % width] += static_cast<double>(logits[i]) - static_cast<double>(said[i]);
     }
 }
 

@@ -32,6 +32,7 @@ class Recorder {
     int ahead() const { return ahead_; }  // of how many next layers' routers it wants to know
 
     void begin_step() { foreseen_.clear(); }
+    // Both in the order of the step's rows, in one or several calls.
     void foreseen(std::size_t target, int distance, const float* logits, std::size_t count);
     void routed(std::size_t position, const float* logits, int rows, int experts);
     void end_step(const StepLog& log, const store::Catalog& catalog, const policy::RoutingRecord::Step& step,
@@ -48,11 +49,15 @@ class Recorder {
         std::vector<double> sum;  // by expert
         std::int64_t rows = 0;
     };
+    struct Foreseen {               // in this step
+        std::vector<float> logits;  // of the rows so far
+        std::size_t met = 0;        // how many of them were compared
+    };
     using Place = std::pair<std::size_t, int>;  // target, distance
 
     const int rows_, ahead_;
     policy::RoutingRecord record_;
-    std::map<Place, std::vector<float>> foreseen_;  // logits of this step
+    std::map<Place, Foreseen> foreseen_;
     std::map<Place, Difference> differences_;
     std::uint64_t lost_ = 0;
 };

@@ -142,6 +142,7 @@ void Runtime::end_step(std::span<const std::uint8_t> accepted) {
         state.runner->sweep();
         require(state.runner->open() == 0, ErrorKind::usage, state.runner->open(),
                 " tickets of this step were not waited for: wait for them, or abort the step");
+        state.recorder.end_step(state.log, *state.catalog, state.measured(), accepted);  // may refuse the step
         state.log.replay(
             *state.catalog, accepted,
             [&](int row) {
@@ -154,7 +155,6 @@ void Runtime::end_step(std::span<const std::uint8_t> accepted) {
                 if (state.prefetcher) state.prefetcher->used(id);
             });
         if (state.prefetcher) state.prefetcher->end_step();
-        state.recorder.end_step(state.log, *state.catalog, state.measured(), accepted);
     }
     ++state.steps;
     state.rows += accepted.empty()

@@ -137,8 +137,21 @@ void StepLog::append_to(policy::RoutingRecord& record, const store::Catalog& cat
         const policy::RoutingRecord::Layer& to = record.layers[position];
         const bool whole = position < layers_.size() && layers_[position].rows == rows_ &&
                            layers_[position].best_of(rows_ - 1).size() > 0;
-        require(whole && (to.top_k == 0 || to.top_k == layers_[position].top_k), ErrorKind::usage, "layer ", to.layer,
-                ": a routing record needs every row of a step in every layer with experts, with one top_k");
+        require(
+            whole && (to.top_k == 0 || (to.top_k == layers_[position].top_k && to.kept == layers_[position].kept)),
+            ErrorKind::usage, "layer ", to.layer,
+            ": a routing record needs every row of a step in every layer with experts, with one top_k and scores of "
+            "as many experts");
+        const auto& from = layers_[position].ahead;
+        const std::size_t kept = static_cast<std::size_t>(layers_[position].kept);
+        for (std::size_t distance = 0; distance < std::max(from.size(), to.ahead.size()); ++distance) {
+            const std::size_t had = distance < to.ahead.size() ? to.ahead[distance].size() : 0;
+            const std::size_t more = distance < from.size() ? from[distance].size() : 0;
+            require((had == 0 && more == 0) ||
+                        (had == record.tokens.size() * kept && more == static_cast<std::size_t>(rows_) * kept),
+                    ErrorKind::usage, "layer ", to.layer, ": a routing record needs what the layer ", distance + 1,
+                    " before foresaw of every row, or of none");
+        }
     }
     for (std::size_t position = 0; position < record.layers.size(); ++position) {
         policy::RoutingRecord::Layer& to = record.layers[position];

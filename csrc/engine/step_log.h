@@ -55,8 +55,8 @@ class StepLog {
         }
     }
     // Appends the step (of which `rows` is set here), rejected rows included, to a record that takes memory for `most`
-    // rows at once. Throws Error(usage) where some layer with experts did not have every row with its scores, or its
-    // top_k changed.
+    // rows at once. Throws Error(usage), and the record stays, where some layer with experts did not have every row
+    // with its scores, its top_k or their number changed, or some rows were foreseen and others not.
     void append_to(policy::RoutingRecord& record, const store::Catalog& catalog,
                    const policy::RoutingRecord::Step& step, std::span<const std::uint8_t> accepted,
                    std::size_t most) const;

@@ -45,6 +45,7 @@ Prefetcher::Prefetcher(std::unique_ptr<policy::Predictor> predictor, const store
 
 void Prefetcher::begin_step(std::span<const std::int32_t> tokens) {
     forget();
+    rows_ = static_cast<int>(tokens.size());
     last_routed_ = clock_.now();
     last_ = cache_.counters();
     predictor_->on_step(tokens);
@@ -55,19 +56,22 @@ void Prefetcher::begin_step(std::span<const std::int32_t> tokens) {
 
 void Prefetcher::routed(int layer, const policy::Chosen& chosen) {
     const std::size_t position = table_.position(layer);
+    const int experts = table_.sizes()[position].experts;
+    for (const std::int32_t id : chosen.ids)
+        require(id >= 0 && id < experts, ErrorKind::usage, "expert ids are 0 to ", experts - 1, "; layer ", layer,
+                " chose ", id);
+    if (chosen.rows == 0) return;
     measure();
     chosen_.assign(expected_[position].size(), false);
-    for (const std::int32_t id : chosen.ids)
-        if (id >= 0 && static_cast<std::size_t>(id) < chosen_.size()) chosen_[static_cast<std::size_t>(id)] = true;
-    judge(position, chosen);
+    for (const std::int32_t id : chosen.ids) chosen_[static_cast<std::size_t>(id)] = true;
+    judge(position);
     settle(position);
     decide(position, chosen.rows);
     drop(position);
-    predictor_->on_routing(layer, chosen);
+    if (chosen.rows == rows_) predictor_->on_routing(layer, chosen);
 }
 
-void Prefetcher::judge(std::size_t position, const policy::Chosen& chosen) {
-    if (chosen.rows == 0) return;
+void Prefetcher::judge(std::size_t position) {
     PrefetchCounters& counted = counters_[position];
     Claims& claims = claims_[position];
     Window& window = windows_[position];
@@ -158,7 +162,7 @@ void Prefetcher::advise(int layer) {
     go_on();
 }
 
-// A layer's latest hints replace the ones before.
+// A layer's latest hints replace the ones before, those that are queued too.
 void Prefetcher::expect(std::span<const policy::Hint> hints) {
     for (const policy::Hint& hint : hints) {
         std::vector<float>& layer = expected_[table_.position(hint.id.layer)];
@@ -166,6 +170,12 @@ void Prefetcher::expect(std::span<const policy::Hint> hints) {
     }
     for (const policy::Hint& hint : hints)
         expected_[table_.position(hint.id.layer)][static_cast<std::size_t>(hint.id.expert)] = hint.probability;
+    std::erase_if(queue_, [&](const Admitted& one) {
+        const std::size_t position = table_.position(one.id.layer);
+        if (expected_[position][static_cast<std::size_t>(one.id.expert)] > 0) return false;
+        ++counters_[position].cancelled;
+        return true;
+    });
 }
 
 void Prefetcher::admit(int from, std::span<const policy::Hint> hints) {
@@ -177,8 +187,10 @@ void Prefetcher::admit(int from, std::span<const policy::Hint> hints) {
         const double value = probability(position, hint.probability) * gain;
         if (value > price(position)) queue_.push_back({hint.id, value, bytes(position)});
     }
-    std::stable_sort(queue_.begin(), queue_.end(),
-                     [](const Admitted& a, const Admitted& b) { return a.value < b.value; });
+    // Of equal ones the nearer layer's is worth more: it has less time.
+    std::sort(queue_.begin(), queue_.end(), [](const Admitted& a, const Admitted& b) {
+        return a.value != b.value ? a.value < b.value : b.id < a.id;
+    });
     // Most valuable first, as many as are read before their layer's turn; before anything was measured, a few.
     double time = 0;
     std::size_t kept = queue_.size();
@@ -198,7 +210,8 @@ void Prefetcher::admit(int from, std::span<const policy::Hint> hints) {
 
 void Prefetcher::go_on() {
     const auto spare = [&](ExpertId id) {
-        return expected_[table_.position(id.layer)][static_cast<std::size_t>(id.expert)] <= 0;
+        const std::size_t position = table_.position(id.layer);
+        return off_for_[position] > 0 || expected_[position][static_cast<std::size_t>(id.expert)] <= 0;
     };
     bool any = false;
     while (!queue_.empty() && cache_.loading_urgently() == 0) {

@@ -56,7 +56,9 @@ class Prefetcher {
     int lookahead() const { return predictor_->lookahead(); }
 
     // In this order: begin_step, then for every layer routed (before its records are asked for), ahead for each of its
-    // next layers and advise; accepted tokens and their uses; end_step. abort_step instead of the last ones.
+    // next layers and advise; accepted tokens and their uses; end_step. abort_step instead of the last ones. Of a layer
+    // whose rows come in several calls of routed the predictor hears nothing. routed throws Error(usage) for an expert
+    // that does not exist.
     void begin_step(std::span<const std::int32_t> tokens);
     void routed(int layer, const policy::Chosen& chosen);
     void ahead(int layer, int target, const policy::Thought& thought) { predictor_->on_ahead(layer, target, thought); }
@@ -91,7 +93,7 @@ class Prefetcher {
     double probability(std::size_t position, float claimed) const;
     void expect(std::span<const policy::Hint> hints);
     void admit(int from, std::span<const policy::Hint> hints);
-    void judge(std::size_t position, const policy::Chosen& chosen);
+    void judge(std::size_t position);
     void settle(std::size_t position);
     void decide(std::size_t position, int rows);
     void drop(std::size_t position);
@@ -111,6 +113,7 @@ class Prefetcher {
     std::vector<int> off_for_;  // tokens until it is listened to again; 0: it is
 
     // Of the step under way:
+    int rows_ = 0;
     std::vector<std::vector<float>> expected_;  // by position and expert: the latest claim, 0 for none
     std::vector<bool> chosen_;                  // by expert, of the layer that routes
     std::vector<Admitted> queue_;               // least valuable first

@@ -1,5 +1,6 @@
 #include "policy/belady.h"
 
+#include <algorithm>
 #include <limits>
 #include <set>
 #include <unordered_map>
@@ -13,12 +14,15 @@ namespace moestro::policy {
 std::int64_t belady_misses(std::span<const ExpertId> accesses, int records, std::span<const std::size_t> groups,
                            std::size_t first) {
     constexpr std::int64_t kNever = std::numeric_limits<std::int64_t>::max();
+    const std::size_t counted =
+        first == 0 || groups.empty() ? std::min(first, accesses.size()) : groups[std::min(first, groups.size()) - 1];
+    // Uses before are free: what is kept then is kept for those that count.
     std::vector<std::int64_t> next(accesses.size());
     std::unordered_map<ExpertId, std::int64_t, HashExpert> later;
     for (std::size_t i = accesses.size(); i-- > 0;) {
         const auto found = later.find(accesses[i]);
         next[i] = found == later.end() ? kNever : found->second;
-        later[accesses[i]] = static_cast<std::int64_t>(i);
+        if (i >= counted) later[accesses[i]] = static_cast<std::int64_t>(i);
     }
     std::set<std::pair<std::int64_t, ExpertId>> resident;  // by next use
     std::unordered_map<ExpertId, std::int64_t, HashExpert> at;

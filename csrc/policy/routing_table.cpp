@@ -7,6 +7,9 @@ namespace moestro::policy {
 void require_table(std::string_view predictor, const PredictorSettings& settings) {
     const RoutingTable& table = settings.trace;
     const auto& layers = settings.experts.layers;
+    require(settings.top_k.size() == layers.size(), ErrorKind::usage, "predictor \"", predictor,
+            "\": expected how many experts each of ", layers.size(), " layers chooses; got ", settings.top_k.size(),
+            " numbers");
     const std::size_t expected = layers.size() * table.tokens.size() * static_cast<std::size_t>(table.top_k);
     require(table.chosen.size() == expected, ErrorKind::usage, "predictor \"", predictor, "\": a trace of ",
             table.count(), " tokens that use ", table.top_k, " experts in each of ", layers.size(), " layers has ",

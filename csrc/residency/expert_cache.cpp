@@ -241,7 +241,7 @@ void ExpertCache::check_integrity() const {
 }
 
 void ExpertCache::check_entries() const {
-    int loading = 0, resident = 0, evictable_now = 0;
+    int loading = 0, urgent = 0, resident = 0, evictable_now = 0;
     std::size_t resident_bytes = 0, evictable_bytes = 0;
     std::unordered_set<const std::byte*> owned;
     for (const Entry& entry : entries_) {
@@ -253,12 +253,14 @@ void ExpertCache::check_entries() const {
         MOESTRO_CHECK(owned.insert(entry.slot.data).second);
         const std::size_t bytes = slots_.slot_bytes(entry.slot.size_class);
         loading += entry.state == State::loading;
+        urgent += entry.state == State::loading && entry.urgent;
         resident += entry.state == State::host;
         resident_bytes += entry.state == State::host ? bytes : 0;
         evictable_now += evictable(entry);
         evictable_bytes += evictable(entry) ? bytes : 0;
     }
-    MOESTRO_CHECK(loading == loading_ && resident == resident_ && evictable_now == evictable_);
+    MOESTRO_CHECK(loading == loading_ && urgent == loading_urgently_);
+    MOESTRO_CHECK(resident == resident_ && evictable_now == evictable_);
     MOESTRO_CHECK(resident_bytes == resident_bytes_ && evictable_bytes == evictable_bytes_);
 }
 

@@ -27,10 +27,18 @@ std::vector<store::ExpertTable::Layer> sizes(const policy::RoutingRecord& record
     return all;
 }
 
+void check_scores(const policy::RoutingRecord::Layer& layer, const std::vector<policy::ScoredExpert>& scores) {
+    for (const policy::ScoredExpert& one : scores)
+        require(one.expert >= 0 && one.expert < layer.experts, ErrorKind::usage, "layer ", layer.layer,
+                ": scores of expert ", one.expert, " of ", layer.experts);
+}
+
 void check(const policy::RoutingRecord& record) {
     std::size_t rows = 0;
-    for (const policy::RoutingRecord::Step& step : record.steps)
-        rows += static_cast<std::size_t>(std::max(0, step.rows));
+    for (const policy::RoutingRecord::Step& step : record.steps) {
+        require(step.rows >= 1, ErrorKind::usage, "a step of the record has ", step.rows, " rows");
+        rows += static_cast<std::size_t>(step.rows);
+    }
     require(rows == record.tokens.size() && rows == record.accepted.size(), ErrorKind::usage,
             "the record's steps have ", rows, " rows; tokens of ", record.tokens.size(), " and acceptance of ",
             record.accepted.size(), " were given");
@@ -42,9 +50,12 @@ void check(const policy::RoutingRecord& record) {
         for (const std::int32_t expert : layer.chosen)
             require(expert >= 0 && expert < layer.experts, ErrorKind::usage, "layer ", layer.layer, ": expert ", expert,
                     " of ", layer.experts);
-        for (const policy::ScoredExpert& one : layer.best)
-            require(one.expert >= 0 && one.expert < layer.experts, ErrorKind::usage, "layer ", layer.layer,
-                    ": scores of expert ", one.expert, " of ", layer.experts);
+        check_scores(layer, layer.best);
+        for (const std::vector<policy::ScoredExpert>& ahead : layer.ahead) {
+            require(ahead.empty() || ahead.size() == layer.best.size(), ErrorKind::usage, "layer ", layer.layer,
+                    ": the record has ", ahead.size(), " scores that were foreseen for ", rows, " rows");
+            check_scores(layer, ahead);
+        }
     }
 }
 
@@ -70,11 +81,20 @@ policy::ExpertSet expert_set(const store::ExpertTable& table) {
     return set;
 }
 
-std::size_t most_bytes(const policy::RoutingRecord& record, const ReplayOptions& options) {
-    std::size_t most = options.cache_bytes.value_or(0);
+std::size_t most_bytes(const policy::RoutingRecord& record, const ReplayOptions& options, std::size_t first) {
+    std::size_t most = first;
     if (!options.cache_bytes)
         for (const policy::RoutingRecord::Step& step : record.steps) most = std::max(most, step.cache_bytes);
     return most;
+}
+
+// All but whether it is off now.
+void take_away(exec::PrefetchCounters& from, const exec::PrefetchCounters& earlier) {
+    using Counters = exec::PrefetchCounters;
+    for (const auto count : {&Counters::steps, &Counters::needed, &Counters::hinted, &Counters::foreseen,
+                             &Counters::used_bytes, &Counters::late_bytes, &Counters::wasted_bytes, &Counters::started,
+                             &Counters::cancelled, &Counters::regretted, &Counters::times_off})
+        from.*count -= earlier.*count;
 }
 
 class Replay {
@@ -84,7 +104,7 @@ class Replay {
           options_(options),
           table_(std::make_shared<store::ExpertTable>(sizes(record, options))),
           source_(new VirtualSource(clock_, record_times(*table_, options.costs), record_sizes(*table_))),
-          cache_(table_, std::make_shared<memory::Ledger>(most_bytes(record, options)), first_limit(),
+          cache_(table_, std::make_shared<memory::Ledger>(most_bytes(record, options, first_limit())), first_limit(),
                  options.max_slots.value_or(INT_MAX), std::unique_ptr<VirtualSource>(source_),
                  policy::make_eviction(options.policy, {expert_set(*table_), options.frequencies}), clock_,
                  memory::Backing::none),
@@ -116,8 +136,8 @@ class Replay {
     }
 
     void begin_counting() {
-        begin_ = {clock_.now(),    source_->busy(),   layers_.cpu_busy(), layers_.device_busy(),
-                  layers_.stall(), cache_.counters(), source_->counters()};
+        begin_ = {clock_.now(),    source_->busy(),   layers_.cpu_busy(),  layers_.device_busy(),
+                  layers_.stall(), cache_.counters(), source_->counters(), prefetched()};
         for (ReplayResult::Layer& layer : result_.layers) layer = {};
         result_.steps = result_.rows = 0;
     }
@@ -132,10 +152,14 @@ class Replay {
         result_.cpu_busy = layers_.cpu_busy() - begin_.cpu;
         result_.device_busy = layers_.device_busy() - begin_.device;
         result_.stall = layers_.stall() - begin_.stall;
-        if (prefetcher_) {
-            const auto all = prefetcher_->counters();
-            result_.prefetch.assign(all.begin(), all.end());
-        }
+        result_.prefetch = prefetched();
+        for (std::size_t i = 0; i < begin_.prefetched.size(); ++i) take_away(result_.prefetch[i], begin_.prefetched[i]);
+    }
+
+    std::vector<exec::PrefetchCounters> prefetched() const {
+        if (!prefetcher_) return {};
+        const auto all = prefetcher_->counters();
+        return {all.begin(), all.end()};
     }
 
     void advance(double nanoseconds) { clock_.advance(static_cast<Nanos>(nanoseconds)); }
@@ -193,7 +217,7 @@ class Replay {
         const std::size_t wanted = static_cast<std::size_t>(prefetcher_->lookahead());
         for (std::size_t distance = 1; distance <= std::min(wanted, last - position); ++distance) {
             const policy::RoutingRecord::Layer& target = record_.layers[position + distance];
-            if (distance > target.ahead.size()) break;  // was not recorded
+            if (distance > target.ahead.size() || target.ahead[distance - 1].empty()) continue;  // was not recorded
             const std::size_t width = static_cast<std::size_t>(target.kept);
             const auto thought =
                 std::span(target.ahead[distance - 1]).subspan(begin * width, static_cast<std::size_t>(rows) * width);
@@ -225,6 +249,7 @@ class Replay {
         Nanos time = 0, link = 0, cpu = 0, device = 0, stall = 0;
         residency::CacheCounters cached;
         store::SourceCounters read;
+        std::vector<exec::PrefetchCounters> prefetched;
     };
 
     const policy::RoutingRecord& record_;
@@ -254,12 +279,13 @@ ReplayResult replay(const policy::RoutingRecord& record, const ReplayOptions& op
 
 std::vector<std::int64_t> belady_misses(const policy::RoutingRecord& record, const std::vector<int>& slots,
                                         int first_step) {
+    check(record);
     std::vector<ExpertId> accesses;
     std::vector<std::size_t> groups;
-    std::size_t row = 0, counted_from = 0;
+    std::size_t row = 0;
+    const std::size_t counted_from = static_cast<std::size_t>(std::max(0, first_step)) * record.layers.size();
     std::vector<bool> wanted;
     for (std::size_t step = 0; step < record.steps.size(); ++step) {
-        if (static_cast<int>(step) == first_step) counted_from = groups.size();
         const std::size_t rows = static_cast<std::size_t>(record.steps[step].rows);
         for (const policy::RoutingRecord::Layer& layer : record.layers) {
             const std::size_t width = static_cast<std::size_t>(layer.top_k);

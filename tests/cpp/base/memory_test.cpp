@@ -1,9 +1,12 @@
 #include "base/memory.h"
 
+#include <fcntl.h>
 #include <gtest/gtest.h>
 #include <sys/mman.h>
+#include <unistd.h>
 
 #include <algorithm>
+#include <cerrno>
 #include <utility>
 #include <vector>
 
@@ -23,6 +26,16 @@ std::size_t resident_pages(const PageBuffer& buffer) {
 
 bool all_zero(std::span<const std::byte> bytes) {
     return std::all_of(bytes.begin(), bytes.end(), [](std::byte byte) { return byte == std::byte{0}; });
+}
+
+// Whether the system finds memory there.
+bool writable(std::byte* address) {
+    const int zeros = ::open("/dev/zero", O_RDONLY);
+    EXPECT_GE(zeros, 0);
+    const bool could = ::read(zeros, address, 1) == 1;
+    EXPECT_TRUE(could || errno == EFAULT);
+    ::close(zeros);
+    return could;
 }
 
 TEST(PageBuffer, WholeAlignedZeroedPages) {
@@ -75,6 +88,22 @@ TEST(PageBuffer, AnEmptyOneHasNoMemory) {
     const PageBuffer nothing(0);
     EXPECT_EQ(nothing.data(), nullptr);
     EXPECT_TRUE(nothing.span().empty());
+}
+
+TEST(PageBuffer, AddressesHaveNoMemory) {
+    constexpr std::size_t kMore = std::size_t{1} << 44;  // than any machine has
+    PageBuffer addresses = PageBuffer::addresses(kMore + 1);
+    EXPECT_EQ(addresses.size(), kMore + kPageBytes);
+    EXPECT_EQ(reinterpret_cast<std::uintptr_t>(addresses.data()) % kPageBytes, 0u);
+    EXPECT_NO_THROW(addresses.release(kPageBytes, 2 * kPageBytes));
+    EXPECT_FALSE(writable(addresses.data()));
+    EXPECT_FALSE(writable(addresses.data() + kMore));
+    const PageBuffer memory(kPageBytes);
+    EXPECT_TRUE(writable(memory.data()));
+    const PageBuffer moved = std::move(addresses);
+    EXPECT_EQ(addresses.data(), nullptr);
+    EXPECT_NE(moved.data(), nullptr);
+    EXPECT_EQ(PageBuffer::addresses(0).data(), nullptr);
 }
 
 TEST(PageBuffer, WhatTheSystemRefusesIsABudgetError) {

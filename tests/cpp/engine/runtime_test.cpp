@@ -2,12 +2,16 @@
 
 #include <gtest/gtest.h>
 
+#include <algorithm>
 #include <cstring>
+#include <random>
 #include <thread>
 #include <tuple>
 #include <utility>
 
 #include "base/error.h"
+#include "sim/replay.h"
+#include "support/refusal.h"
 #include "support/scripted_reader.h"
 #include "support/toy_model.h"
 
@@ -349,6 +353,197 @@ TEST(Runtime, TrunkLoadsWaitForExpertsInFlight) {
     runtime.check_integrity();
 }
 
+// ---- records --------------------------------------------------------------------------------------------------------
+
+std::vector<float> random_logits(int rows, int experts, unsigned seed) {
+    std::mt19937 random(seed);
+    std::normal_distribution<float> normal;
+    std::vector<float> logits(static_cast<std::size_t>(rows * experts));
+    for (float& one : logits) one = normal(random);
+    return logits;
+}
+
+// Steps of several rows, some of them rejected, in pieces of at most `piece` rows, as a record.
+Recorded play_and_record(Runtime& runtime, const ToyModel& model, int piece) {
+    constexpr int kSteps = 25;
+    for (int step = 0; step < kSteps; ++step) {
+        const int rows = step == 0 ? 9 : 1 + step % 3;
+        std::vector<std::uint8_t> tentative(static_cast<std::size_t>(rows), 1), accepted(tentative);
+        if (step % 4 == 3) accepted.back() = 0;
+        std::vector<std::int32_t> tokens;
+        for (int row = 0; row < rows; ++row) tokens.push_back(100 * step + row);
+        runtime.begin_step(rows, tentative, {}, tokens);
+        for (int position = 0; position < model.shape().layers; ++position) {
+            const auto seed = static_cast<unsigned>(100 * step + position);
+            const Call call = model.random_call(position, rows, 2, seed);
+            const std::vector<float> logits = random_logits(rows, model.shape().experts, seed);
+            for (int row = 0; row < rows; row += piece) {
+                const Call part = rows_of(call, row, std::min(rows, row + piece), model.shape().hidden);
+                Ticket ticket =
+                    runtime.submit_experts(part.layer, part.x.data(), part.rows, part.ids.data(), part.weights.data(),
+                                           part.top_k, logits.data() + row * model.shape().experts);
+                std::vector<float> y(part.x.size());
+                runtime.wait(ticket, y.data());
+            }
+        }
+        runtime.end_step(accepted);
+    }
+    runtime.check_integrity();
+    return runtime.take_record();
+}
+
+// What the cache did is done again from the record alone, whatever the order in which the reader answers.
+TEST(Runtime, AReplayOfItsRecordDoesWhatItDid) {
+    for (const bool uneven : {false, true}) {
+        const ToyModel model({.uneven = uneven});
+        for (const std::string_view policy : policy::eviction_names())
+            for (const int slots : {2, 3, 7}) {
+                RuntimeOptions given = options(slots);
+                given.policy = policy;
+                given.record_rows = 100;
+                if (policy == "static")
+                    for (int expert = 0; expert < 18; ++expert) given.frequencies.push_back((expert * 7) % 5);
+                World world;
+                world.make_reader = [&](const io::ReaderOptions&) {
+                    return std::make_unique<ScriptedReader>(ScriptedReader::Order::shuffled,
+                                                            static_cast<unsigned>(slots));
+                };
+                Runtime runtime(given, world);
+                set_experts(runtime, model, true);
+                const Recorded recorded = play_and_record(runtime, model, 1000);
+                const Counters counted = runtime.counters();
+                ASSERT_EQ(recorded.rows_lost, 0u);
+                ASSERT_EQ(recorded.routing.steps.size(), 25u);
+
+                sim::ReplayOptions again;
+                again.record_bytes = runtime.record_sizes();
+                again.costs.resize(again.record_bytes.size());
+                for (policy::LaneCosts& costs : again.costs) {
+                    costs.cpu = {50, 5};
+                    costs.ssd = 100;
+                }
+                again.max_slots = slots;
+                again.policy = policy;
+                again.frequencies = given.frequencies;
+                const sim::ReplayResult result = sim::replay(recorded.routing, again);
+                std::uint64_t hits = 0, misses = 0, joined = 0;
+                for (const sim::ReplayResult::Layer& layer : result.layers) {
+                    hits += layer.hits;
+                    misses += layer.misses;
+                    joined += layer.joined;
+                }
+                EXPECT_EQ(hits, counted.hits) << policy << ", " << slots << " slots, uneven " << uneven;
+                EXPECT_EQ(misses, counted.misses) << policy << ", " << slots << " slots, uneven " << uneven;
+                EXPECT_EQ(joined, counted.joined);
+                EXPECT_EQ(result.evictions, counted.evictions) << policy << ", " << slots << " slots";
+                EXPECT_EQ(result.bytes, counted.expert_bytes_read) << policy << ", " << slots << " slots";
+                EXPECT_EQ(result.rows, static_cast<int>(recorded.routing.tokens.size()));
+                EXPECT_GT(counted.evictions, 0u);
+                if (slots == 7) {
+                    EXPECT_GT(hits, 0u);
+                }
+            }
+    }
+}
+
+TEST(Runtime, ARecordSaysWhatWasRouted) {
+    const ToyModel model({});
+    RuntimeOptions given = options(7);
+    given.record_rows = 100;
+    for (const int piece : {1000, 2}) {
+        Runtime runtime(given);
+        set_experts(runtime, model, true);
+        const policy::RoutingRecord record = play_and_record(runtime, model, piece).routing;
+        ASSERT_EQ(record.layers.size(), 3u);
+        EXPECT_EQ(record.steps[0].rows, 9);
+        EXPECT_EQ(record.steps[0].cache_bytes, 7 * model.record_bytes());
+        EXPECT_GT(record.steps[0].read_bytes, 0u);
+        EXPECT_GE(record.steps[1].began, record.steps[0].ended);
+        EXPECT_EQ(record.tokens[9], 100);
+        // The first step's rows and the second's two, and then the third's.
+        const Call call = model.random_call(1, 3, 2, 201);
+        const std::size_t begin = 9 + 2;
+        for (std::size_t row = 0; row < 3; ++row) {
+            std::vector<std::int32_t> expected(call.ids.begin() + static_cast<std::ptrdiff_t>(2 * row),
+                                               call.ids.begin() + static_cast<std::ptrdiff_t>(2 * row + 2));
+            std::sort(expected.begin(), expected.end());
+            const auto chosen = std::span(record.layers[1].chosen).subspan(2 * (begin + row), 2);
+            EXPECT_EQ(std::vector<std::int32_t>(chosen.begin(), chosen.end()), expected);
+        }
+        EXPECT_EQ(record.accepted[begin + 2], 1);
+        EXPECT_EQ(record.accepted[begin + 3], 0) << "the fourth step's one row was rejected";
+        EXPECT_EQ(runtime.take_record().routing.rows(), 0) << "it was taken";
+    }
+    Runtime plain(options(7));
+    set_experts(plain, model, true);
+    EXPECT_THROW(plain.take_record(), Error);
+}
+
+TEST(Runtime, AStepThatCannotBeRecordedStaysOpenAndTeachesNothing) {
+    const ToyModel model({});
+    RuntimeOptions given = options(7);
+    given.record_rows = 100;
+    Runtime runtime(given);
+    set_experts(runtime, model, true);
+    runtime.begin_step(1, {});
+    run_layer(runtime, model.random_call(0, 1, 2, 1));
+    EXPECT_NE(testing::refusal([&] { runtime.end_step({}); }).find("layer 3"), std::string::npos);
+    EXPECT_EQ(runtime.counters().steps, 0u);
+    EXPECT_THROW(runtime.begin_step(1, {}), Error) << "it is open";
+    runtime.abort_step();
+    EXPECT_EQ(play_and_record(runtime, model, 1000).routing.steps.size(), 25u);
+}
+
+TEST(Runtime, OffsetsCorrectWhatIsForeseen) {
+    const ToyModel model({});
+    RuntimeOptions given = options(7);
+    given.record_rows = 10;
+    given.record_ahead = 2;
+    given.offsets = {{}, {{1, 0, 0, 0, 0, -1}}, {{0, 0, 9, 0, 0, 0}, {}}};
+    Runtime runtime(given);
+    set_experts(runtime, model, true);
+    EXPECT_EQ(runtime.lookahead(), 2);
+    const auto foresee = [&](int layer, int target) {
+        std::vector<float> logits{0, 1, 2, 3, 4, 5}, seen;
+        const std::int32_t ids[] = {5, 4};
+        runtime.foresee(layer, target, logits.data(), 1, 2, [&](const float* at) {
+            seen.assign(at, at + 6);
+            return ids;
+        });
+        return seen;
+    };
+    runtime.begin_step(1, {});
+    run_layer(runtime, model.random_call(0, 1, 2, 1));
+    EXPECT_EQ(foresee(1, 3), (std::vector<float>{1, 1, 2, 3, 4, 4}));
+    EXPECT_NE(testing::refusal([&] { foresee(1, 5); }).find("offsets of layer 5"), std::string::npos);
+    EXPECT_NE(testing::refusal([&] { foresee(3, 3); }).find("does not come after"), std::string::npos);
+    EXPECT_EQ(foresee(3, 5), (std::vector<float>{0, 1, 11, 3, 4, 5}));
+    runtime.abort_step();
+}
+
+// Rows may come in several submits; ids that do not exist reach no predictor.
+TEST(Runtime, EveryPredictorStandsWhatCallersDo) {
+    const ToyModel model({});
+    for (const char* prefetch : {"next_gate", "impact", "transition", "activation", "pre_gated"}) {
+        RuntimeOptions given = options(7);
+        given.prefetch = prefetch;
+        given.predictor.top_k = {3, 3, 3};
+        given.predictor.trace = {{1, 2}, {0, 1, 2, 1, 2, 3, 0, 1, 2, 1, 2, 3, 0, 1, 2, 1, 2, 3}, 3};
+        Runtime runtime(given);
+        set_experts(runtime, model, true);
+        EXPECT_EQ(play(runtime, model, 2), resident(runtime, model)) << prefetch;
+        EXPECT_EQ(play(runtime, model, 1000), resident(runtime, model)) << prefetch;
+        Call call = model.random_call(0, 1, 3, 1);
+        for (const std::int32_t wrong : {-1, 6}) {
+            call.ids[1] = wrong;
+            runtime.begin_step(1, {});
+            EXPECT_NE(testing::refusal([&] { run_layer(runtime, call); }).find("0 to 5"), std::string::npos);
+            runtime.abort_step();
+        }
+        EXPECT_EQ(play(runtime, model, 1000), resident(runtime, model)) << prefetch;
+    }
+}
+
 TEST(Runtime, OptionsAreCheckedAtOnce) {
     const auto refused = [](const std::function<void(RuntimeOptions&)>& spoil) {
         RuntimeOptions given = options();
@@ -361,6 +556,7 @@ TEST(Runtime, OptionsAreCheckedAtOnce) {
         }
     };
     EXPECT_TRUE(refused([](RuntimeOptions& given) { given.policy = "oldest"; }));
+    EXPECT_TRUE(refused([](RuntimeOptions& given) { given.prefetch = "dream"; }));
     EXPECT_TRUE(refused([](RuntimeOptions& given) { given.expert_slots = 1; }));
     EXPECT_TRUE(refused([](RuntimeOptions& given) { given.threads = 0; }));
     EXPECT_TRUE(refused([](RuntimeOptions& given) { given.isa = "mmx"; }));

@@ -19,10 +19,10 @@ struct World {
     std::vector<ExpertId> replay(std::vector<std::uint8_t> accepted = {}) {
         log.check_accepted(accepted);
         std::vector<ExpertId> used;
-        tokens = 0;
+        rows.clear();
         scored.clear();
         log.replay(
-            catalog, accepted, [&] { ++tokens; },
+            catalog, accepted, [&](int row) { rows.push_back(row); },
             [&](int layer, std::span<const policy::ScoredExpert> best) {
                 scored.push_back({layer, {best.begin(), best.end()}});
             },
@@ -30,7 +30,7 @@ struct World {
         return used;
     }
 
-    int tokens = 0;  // of the last replay
+    std::vector<int> rows;  // of the last replay
     std::vector<std::pair<int, std::vector<policy::ScoredExpert>>> scored;
 };
 
@@ -64,7 +64,7 @@ TEST(StepLog, KeepsWhatRoutersThoughtOfTheBest) {
     world.log.add(world.catalog, 3, ids, 3, 1);
     world.log.add_scores(world.catalog, 3, nullptr, ids, weights, 3, 1);
     world.replay({1, 0, 1});
-    EXPECT_EQ(world.tokens, 2);
+    EXPECT_EQ(world.rows, (std::vector<int>{0, 2}));
     ASSERT_EQ(world.scored.size(), 4u);
     const auto& [layer, best] = world.scored[0];
     EXPECT_EQ(layer, 1);
@@ -84,6 +84,49 @@ TEST(StepLog, KeepsWhatRoutersThoughtOfTheBest) {
     world.log.add(world.catalog, 1, ids, 1, 1);
     world.replay();
     EXPECT_TRUE(world.scored.empty()) << "an earlier step is forgotten";
+}
+
+TEST(StepLog, WhatALaterRouterForeseesBeginsWithWhatItWouldChoose) {
+    World world;
+    world.log.begin(3, {});
+    // The second row's group limits kept it from its best expert, 5, and from 2.
+    const float logits[] = {0, 1, 2, 3, 4, 5, /**/ 4, 0, 2, 1, 3, 5};
+    const std::int32_t ids[] = {5, 4, /**/ 0, 4};
+    const policy::Thought first = world.log.add_ahead(world.catalog, 5, 2, logits, ids, 2, 2);
+    EXPECT_EQ(first.rows, 2);
+    EXPECT_EQ(first.kept, 4);
+    EXPECT_EQ(first.top_k, 2);
+    const auto experts = [](std::span<const policy::ScoredExpert> best) {
+        std::vector<std::int32_t> all;
+        for (const policy::ScoredExpert& one : best) all.push_back(one.expert);
+        return all;
+    };
+    EXPECT_EQ(experts(first.of(0)), (std::vector<std::int32_t>{5, 4, 3, 2}));
+    EXPECT_EQ(experts(first.of(1)), (std::vector<std::int32_t>{0, 4, 5, 2}));
+    double sum = 0;
+    for (int expert = 0; expert < 6; ++expert) sum += std::exp(expert);
+    EXPECT_NEAR(first.of(1)[0].score, std::exp(4) / sum, 1e-6) << "of all experts";
+    EXPECT_NEAR(first.of(1)[2].score, std::exp(5) / sum, 1e-6);
+    const std::vector<policy::ScoredExpert> before(first.best.begin(), first.best.end());
+    const std::int32_t more[] = {1, 0};
+    const policy::Thought rest = world.log.add_ahead(world.catalog, 5, 2, logits, more, 1, 2);
+    EXPECT_EQ(experts(rest.best), (std::vector<std::int32_t>{1, 0, 5, 4})) << "the step's next row";
+    for (std::size_t i = 0; i < before.size(); ++i) EXPECT_EQ(first.best[i].expert, before[i].expert) << "still valid";
+    // Of few experts no more are kept than there are.
+    const std::int32_t five[] = {0, 1, 2, 3, 4};
+    EXPECT_EQ(world.log.add_ahead(world.catalog, 3, 1, logits, five, 1, 5).kept, 6);
+}
+
+TEST(StepLog, TokensAreKeptOrUnknown) {
+    World world;
+    EXPECT_THROW(world.log.begin(2, {}, std::vector<std::int32_t>{1}), Error);
+    world.log.begin(2, {}, std::vector<std::int32_t>{8, 9});
+    EXPECT_EQ(std::vector<std::int32_t>(world.log.tokens().begin(), world.log.tokens().end()),
+              (std::vector<std::int32_t>{8, 9}));
+    world.log.end();
+    world.log.begin(3, {});
+    EXPECT_EQ(std::vector<std::int32_t>(world.log.tokens().begin(), world.log.tokens().end()),
+              (std::vector<std::int32_t>{-1, -1, -1}));
 }
 
 TEST(StepLog, OnlyTentativeRowsCanBeRejected) {

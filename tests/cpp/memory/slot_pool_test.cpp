@@ -106,6 +106,26 @@ TEST(SlotPool, ShrinksAndGrowsWhileRunning) {
     pool.give(*first);
 }
 
+// A simulated cache may be larger than the machine: as if it had memory, but for the memory.
+TEST(SlotPool, SlotsWithoutMemoryTellThingsApart) {
+    constexpr std::size_t kHuge = std::size_t{1} << 40;
+    SlotPool pool(std::make_shared<Ledger>(8 * kHuge), {{kHuge, 6}, {2 * kHuge, 2}}, 5 * kHuge, INT_MAX, Backing::none);
+    std::vector<Slot> taken;
+    while (auto slot = pool.take(0)) taken.push_back(*slot);
+    ASSERT_EQ(taken.size(), 5u);
+    for (std::size_t i = 1; i < taken.size(); ++i)
+        EXPECT_EQ(taken[i].data - taken[i - 1].data, static_cast<std::ptrdiff_t>(kHuge));
+    EXPECT_FALSE(pool.take(1));
+    for (const int i : {0, 1}) pool.give(taken[static_cast<std::size_t>(i)]);
+    const auto large = pool.take(1);
+    ASSERT_TRUE(large) << "the room of two small ones";
+    EXPECT_EQ(pool.bytes_in_use(), 5 * kHuge);
+    EXPECT_FALSE(pool.set_limit(4 * kHuge));
+    pool.give(*large);
+    EXPECT_TRUE(pool.set_limit(3 * kHuge));
+    pool.check_integrity();
+}
+
 TEST(SlotPool, ASlotIsGivenBackOnce) {
     SlotPool pool(make_ledger(10), {{kPage, 5}}, 5 * kPage, INT_MAX);
     const auto slot = pool.take(0);
