@@ -222,9 +222,9 @@ using Shared = std::array<MatrixRef, 3>;
 MoeRef make_moe(const RuntimeRef& runtime, int layer, const OptionalArray& norm, float eps, const MatrixRef& router,
                 int top_k, bool normalise, const std::string& score_name, const OptionalArray& correction, int groups,
                 int kept_groups, int group_best, float norm_eps, float norm_min, float scale, float jitter,
-                bool weigh_input, const std::optional<Shared>& shared, const OptionalMatrix& shared_weight,
-                const std::string& activation, bool average, const OptionalArray& norm_after, bool reads_last,
-                float residual) {
+                bool weigh_input, bool pre_gated, const std::optional<Shared>& shared,
+                const OptionalMatrix& shared_weight, const std::string& activation, bool average,
+                const OptionalArray& norm_after, bool reads_last, float residual) {
     const int experts = router.matrix->spec.rows, hidden = router.matrix->spec.cols;
     require(top_k >= 1 && top_k <= experts, ErrorKind::usage, "argument top_k: expected 1 to ", experts,
             ", the number of experts; got ", top_k);
@@ -251,6 +251,7 @@ MoeRef make_moe(const RuntimeRef& runtime, int layer, const OptionalArray& norm,
                          .group_best = group_best,
                          .jitter = jitter},
                 .weigh_input = weigh_input,
+                .pre_gated = pre_gated,
                 .shared_weight = constants.matrix(shared_weight),
                 .kind = gate_kind(activation),
                 .average = average};
@@ -273,7 +274,7 @@ void look_ahead(MoeRef& self, std::vector<std::shared_ptr<MoeRef>> next) {
     for (const auto& one : self.next) {
         require(one->moe.router->spec.cols == self.moe.router->spec.cols && one->moe.layer > self.moe.layer,
                 ErrorKind::usage, "argument next: expected later layers of the same hidden size");
-        self.moe.next.push_back({one->moe.layer, one->moe.router, one->moe.rule});
+        self.moe.next.push_back({one->moe.layer, one->moe.router, one->moe.rule, one->moe.pre_gated});
     }
 }
 
@@ -343,8 +344,9 @@ void bind_layers(py::module_& module) {
         .def(py::init(&make_moe), "runtime"_a, "layer"_a, py::kw_only(), "norm"_a, "eps"_a, "router"_a, "top_k"_a,
              "normalise"_a, "score"_a = "softmax", "correction"_a = py::none(), "groups"_a = 1, "kept_groups"_a = 1,
              "group_best"_a = 1, "norm_eps"_a = 0.0f, "norm_min"_a = 0.0f, "scale"_a = 1.0f, "jitter"_a = 0.0f,
-             "weigh_input"_a = false, "shared"_a = py::none(), "shared_weight"_a = py::none(), "activation"_a = "silu",
-             "average"_a = false, "norm_after"_a = py::none(), "reads_last"_a = false, "residual"_a = 1.0f)
+             "weigh_input"_a = false, "pre_gated"_a = false, "shared"_a = py::none(), "shared_weight"_a = py::none(),
+             "activation"_a = "silu", "average"_a = false, "norm_after"_a = py::none(), "reads_last"_a = false,
+             "residual"_a = 1.0f)
         .def("look_ahead", &look_ahead, "next"_a)
         .def("submit", &submit, "work"_a)
         .def("wait", &wait, "work"_a);

@@ -32,8 +32,10 @@ layers::WorkShape shape_of(const py::kwargs& sizes) {
                                               {"experts", &shape.experts},     {"top_k", &shape.top_k},
                                               {"value_dim", &shape.value_dim}, {"wide", &shape.wide},
                                               {"narrow", &shape.narrow},       {"by_head", &shape.by_head}};
-    const std::map<std::string, bool*> flags{
-        {"shared", &shape.shared}, {"weighed", &shape.weighed}, {"query_factors", &shape.query_factors}};
+    const std::map<std::string, bool*> flags{{"shared", &shape.shared},
+                                             {"weighed", &shape.weighed},
+                                             {"pre_gated", &shape.pre_gated},
+                                             {"query_factors", &shape.query_factors}};
     for (const auto& [key, value] : sizes) {
         const auto name = key.cast<std::string>();
         std::erase(missing, name);

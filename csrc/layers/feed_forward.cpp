@@ -40,28 +40,47 @@ void Moe::submit(engine::Runtime& runtime, Workspace& work) const {
     const Workspace::Use use(work, Activity::route, layer);
     kernels::Compute& compute = *runtime.compute();
     const WorkArrays& at = work.arrays();
-    const WorkShape& shape = work.shape();
-    const int rows = work.rows(), experts = router->spec.rows, top_k = rule.top_k;
-    require_hidden(work, router->spec.cols, layer);
+    const int rows = work.rows(), experts = router->spec.rows, hidden = router->spec.cols, top_k = rule.top_k;
+    require_room(work);
     require_hidden(work, runtime.hidden(layer), layer);
-    require(experts <= shape.experts && top_k <= shape.top_k && (shape.shared || !shared_gate) &&
-                (shape.weighed || !weigh_input),
-            ErrorKind::usage, "this workspace is for ", shape.experts, " experts and top_k ", shape.top_k, ", not ",
-            experts, " and ", top_k, " as layer ", layer, " has, or not for shared or weighed experts");
     const float* x = branch.input(compute, work);
-    linear(compute, work, x, rows, std::array{dense(*router, at.logits)});
-    kernels::route(compute, rule, at.logits, rows, experts, at.ids, at.weights, work.scratch.router);
+    const float* logits = pre_gated ? at.handed : at.logits;
+    if (!pre_gated) linear(compute, work, x, rows, std::array{dense(*router, at.logits)});
+    kernels::route(compute, rule, logits, rows, experts, at.ids, at.weights, work.scratch.router);
     work.routed = top_k;
     const float* read = x;
     if (weigh_input) {
-        std::copy_n(x, std::int64_t{rows} * shape.hidden, at.weighed);
-        kernels::scale_rows(compute, at.weighed, at.weights, rows, shape.hidden);
+        std::copy_n(x, std::int64_t{rows} * hidden, at.weighed);
+        kernels::scale_rows(compute, at.weighed, at.weights, rows, hidden);
         std::fill_n(at.weights, rows, 1.0f);
         read = at.weighed;
     }
-    work.experts = runtime.submit_experts(layer, read, rows, at.ids, at.weights, top_k, at.logits);
+    work.experts = runtime.submit_experts(layer, read, rows, at.ids, at.weights, top_k, logits);
+    hand_on(compute, work, x);
     look_ahead(runtime, work, x);
     if (shared_gate) run_shared(compute, work, x);
+}
+
+void Moe::require_room(const Workspace& work) const {
+    const WorkShape& shape = work.shape();
+    require_hidden(work, router->spec.cols, layer);
+    require(router->spec.rows <= shape.experts && rule.top_k <= shape.top_k && (shape.shared || !shared_gate) &&
+                (shape.weighed || !weigh_input),
+            ErrorKind::usage, "this workspace is for ", shape.experts, " experts and top_k ", shape.top_k, ", not ",
+            router->spec.rows, " and ", rule.top_k, " as layer ", layer, " has, or not for shared or weighed experts");
+    const bool hands_on = !next.empty() && next.front().pre_gated;
+    require((shape.pre_gated || !hands_on) && (!hands_on || next.front().router->spec.rows <= shape.experts),
+            ErrorKind::usage, "this workspace has no room for the logits that layer ", layer, " hands on");
+    require(!pre_gated || work.handed_layer == layer, ErrorKind::usage, "layer ", layer,
+            " is pre-gated, and the layer before it handed no logits on");
+}
+
+// Computed whether anybody looks ahead or not: the next layer routes by them.
+void Moe::hand_on(kernels::Compute& compute, Workspace& work, const float* x) const {
+    work.handed_layer = -1;
+    if (next.empty() || !next.front().pre_gated) return;
+    linear(compute, work, x, work.rows(), std::array{dense(*next.front().router, work.arrays().handed)});
+    work.handed_layer = next.front().layer;
 }
 
 void Moe::look_ahead(engine::Runtime& runtime, Workspace& work, const float* x) const {
@@ -69,7 +88,10 @@ void Moe::look_ahead(engine::Runtime& runtime, Workspace& work, const float* x) 
     const WorkArrays& at = work.arrays();
     const std::size_t wanted = std::min(next.size(), static_cast<std::size_t>(runtime.lookahead()));
     for (const Next& one : std::span(next).first(wanted)) {
-        linear(compute, work, x, work.rows(), std::array{dense(*one.router, at.logits)});
+        if (one.pre_gated && one.layer != work.handed_layer) break;  // what its router will read is not there yet
+        if (!one.pre_gated) linear(compute, work, x, work.rows(), std::array{dense(*one.router, at.logits)});
+        // A copy: the runtime may change what it is given.
+        if (one.pre_gated) std::copy_n(at.handed, std::int64_t{work.rows()} * one.router->spec.rows, at.logits);
         const auto choose = [&](const float* logits) {
             kernels::route(compute, one.rule, logits, work.rows(), one.router->spec.rows, at.next_ids, at.weights,
                            work.scratch.router);

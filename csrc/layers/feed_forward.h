@@ -28,6 +28,9 @@ struct Moe {
     const kernels::Matrix* router = nullptr;  // [experts, hidden], f32
     kernels::RouterRule rule;
     bool weigh_input = false;  // the router's weight multiplies what its one expert reads, not what it makes
+    // The router reads what the router of the layer before read (Pre-gated MoE, ISCA 2024). That layer, which must
+    // have experts and know this one as its next, applies it and hands the logits on.
+    bool pre_gated = false;
     // Of a shared expert, beside the others; null where there is none. Its output may be multiplied by the sigmoid of
     // shared_weight [1, hidden], and half of the sum be taken.
     const kernels::Matrix *shared_gate = nullptr, *shared_up = nullptr, *shared_down = nullptr;
@@ -35,11 +38,12 @@ struct Moe {
     kernels::GateKind kind = kernels::GateKind::silu;
     bool average = false;
     // The routers of the next layers with experts, in order: asked about this layer's input where the runtime wants to
-    // know (Fate, 2502.12224).
+    // know (Fate, 2502.12224). Of a pre-gated one the layer before knows exactly, and earlier ones are not asked.
     struct Next {
         int layer = 0;
         const kernels::Matrix* router = nullptr;
         kernels::RouterRule rule;
+        bool pre_gated = false;
     };
     std::vector<Next> next = {};
 
@@ -51,6 +55,8 @@ struct Moe {
     void wait(engine::Runtime& runtime, Workspace& work) const;
 
   private:
+    void require_room(const Workspace& work) const;
+    void hand_on(kernels::Compute& compute, Workspace& work, const float* x) const;
     void look_ahead(engine::Runtime& runtime, Workspace& work, const float* x) const;
     void run_shared(kernels::Compute& compute, Workspace& work, const float* x) const;
 };

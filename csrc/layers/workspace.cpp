@@ -40,6 +40,7 @@ void for_arrays(const WorkShape& shape, WorkArrays& arrays, std::vector<RotaryTa
         floats(table.sin, table.half);
     }
     floats(arrays.logits, shape.experts);
+    floats(arrays.handed, shape.pre_gated ? shape.experts : 0);
     floats(arrays.weights, shape.top_k);
     take(arrays.ids, shape.top_k * std::int64_t{sizeof(std::int32_t)});
     take(arrays.next_ids, shape.top_k * std::int64_t{sizeof(std::int32_t)});
@@ -113,6 +114,7 @@ void Workspace::begin(const StepPlaces& places) {
     blocks_.assign(places.blocks.begin(), places.blocks.end());
     any_hole_ = std::find(tables_.begin(), tables_.end(), memory::kNoBlock) != tables_.end();
     routed = 0;
+    handed_layer = -1;
     experts = {};
     for (std::size_t i = 0; i < rotary_.size(); ++i)
         kernels::rope_table(positions_.data(), places.rotary[i].inv_freq, places.rotary[i].per_row,

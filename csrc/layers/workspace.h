@@ -31,6 +31,7 @@ struct WorkShape {
     int by_head = 0;             // columns of what goes through one matrix per head
     bool shared = false;         // some layer has a shared expert
     bool weighed = false;        // some layer multiplies what its experts read by the router's weights
+    bool pre_gated = false;      // some layer's router reads what the router of the layer before read
     bool query_factors = false;  // queries grow with their positions
 
     int values() const { return value_dim ? value_dim : head_dim; }
@@ -59,6 +60,7 @@ struct WorkArrays {
     float* weighed = nullptr;           // [rows, hidden]
     float* query_factors = nullptr;     // [rows]
     float* logits = nullptr;            // [rows, experts]: of a router
+    float* handed = nullptr;            // the same, of a pre-gated layer, from the layer before it
     float* weights = nullptr;           // [rows, top_k]
     std::int32_t* ids = nullptr;        // [rows, top_k]
     std::int32_t* next_ids = nullptr;   // the same, of a later layer's router
@@ -115,7 +117,8 @@ class Workspace {
     } scratch;
     std::shared_ptr<TraceRing> trace;  // where calls are recorded; may be null
     engine::Ticket experts;            // submitted by the layer under way, not waited for yet
-    int routed = 0;  // experts per row in arrays().ids, of the layer that routed last; 0 when none did
+    int routed = 0;         // experts per row in arrays().ids, of the layer that routed last; 0 when none did
+    int handed_layer = -1;  // whose logits are in arrays().handed; -1: nobody's
 
     // A call that computes here, and as what it is recorded. Throws Error(usage) while another thread's is going on.
     class Use {

@@ -413,7 +413,7 @@ class Workspace:
         """For steps of up to `max_rows` rows. sizes: hidden, heads, kv_heads, head_dim; experts, top_k (the most of any
         layer, 0 where there are none). And what only some models need: value_dim (else head_dim); rotary_halves, of
         every rotary embedding half of the dimensions it turns (else one, over the whole head); wide, narrow, by_head,
-        shared, weighed, query_factors, which csrc/layers/workspace.h explains. Raises UsageError for others.
+        shared, weighed, pre_gated, query_factors, which csrc/layers/workspace.h explains. Raises UsageError for others.
         """
     def begin(
         self,
@@ -552,6 +552,7 @@ class MoeLayer:
         scale: float = 1.0,
         jitter: float = 0.0,
         weigh_input: bool = False,
+        pre_gated: bool = False,
         shared: tuple[Matrix, Matrix, Matrix] | None = None,
         shared_weight: Matrix | None = None,
         activation: str = "silu",
@@ -564,7 +565,8 @@ class MoeLayer:
         an expert for all rows; activation is its own, the others' is said where they are added.
         """
     def look_ahead(self, next: Sequence[MoeLayer]) -> None:
-        """The next layers with experts, whose routers are asked about this layer's input where somebody foresees."""
+        """The next layers with experts, whose routers are asked about this layer's input where somebody foresees. A
+        pre-gated one needs it: the layer before computes its logits."""
     def submit(self, work: Workspace) -> None:
         """Routes norm(work.x), submits it to the runtime as `submit_experts` does, and computes the shared expert."""
     def wait(self, work: Workspace) -> None:

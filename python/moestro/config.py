@@ -18,7 +18,7 @@ FORMATS = ("f32", "bf16", "q8", "q4")
 KV_DTYPES = ("f32", "bf16", "f16")
 POLICIES = ("lru", "lfu", "lrfu", "score", "shallow", "workload", "static")
 AUTO_POLICY = "lrfu"  # what misses least on our traces, at every size: docs/policies.md
-PREDICTORS = ("none", "next_gate", "impact", "transition", "activation", "path")
+PREDICTORS = ("none", "next_gate", "impact", "transition", "activation", "path", "pre_gated")
 LEARNT_PREDICTORS = ("transition", "activation", "path")
 VERIFY_MODES = ("first", "always", "never")
 IO_MODES = ("auto", "direct", "cached")
@@ -116,17 +116,14 @@ class EngineConfig:
         return AUTO_POLICY if self.policy == "auto" else self.policy
 
     def _check_prefetch(self) -> None:
-        if self.prefetch == "pre_gated":
-            raise UsageError(
-                "prefetch: 'pre_gated' needs a model whose routers choose the next layer's experts; no family here is"
-                f" trained so. Expected one of {', '.join(PREDICTORS)}"
-            )
         _one_of("prefetch", self.prefetch, PREDICTORS)
         if self.prefetch in LEARNT_PREDICTORS and self.prefetch_trace is None:
             source = "`moestro trace train-path`" if self.prefetch == "path" else "`moestro trace record`"
             raise UsageError(f"prefetch_trace: {self.prefetch!r} learns from a file that {source} makes; name it")
         if self.prefetch == "none" and self.prefetch_trace is not None:
             raise UsageError("prefetch_trace: nothing is read ahead with prefetch='none'; choose a predictor")
+        if self.prefetch == "pre_gated" and self.prefetch_trace is not None:
+            raise UsageError("prefetch_trace: 'pre_gated' asks the model itself and learns from no file; leave it out")
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -35,6 +35,7 @@ LAYER_NAMES: Mapping[str, str] = {
     "k_norm": "self_attn.k_norm.weight",
     "sinks": "self_attn.sinks",
     "router": "mlp.gate.weight",
+    "pre_gate": "mlp.pre_gate.weight",  # the role "router" of the next layer, where that is pre-gated
     "router_correction": "mlp.gate.e_score_correction_bias",
     "shared_weight": "mlp.shared_expert_gate.weight",
 }

@@ -10,7 +10,7 @@ import numpy as np
 
 from moestro._core import F32, PredictorSettings
 from moestro.config import EngineConfig
-from moestro.errors import CheckpointError
+from moestro.errors import CheckpointError, UsageError
 from moestro.models.spec import ModelSpec, MoeSpec
 from moestro.trace.path_weights import read_path_weights
 from moestro.trace.routing import read_routing_trace
@@ -28,8 +28,15 @@ class Foresight:
 
 
 def look_back(spec: ModelSpec, config: EngineConfig) -> Foresight:
-    """Reads the traces that the config names. Raises StorageError, CheckpointError where they are of another model."""
+    """Reads the traces that the config names. Raises StorageError, CheckpointError where they are of another model,
+    UsageError for a predictor that the model is not made for."""
     moe = [layer.mlp for layer in spec.layers if isinstance(layer.mlp, MoeSpec)]
+    pre_gated = any(mlp.pre_gated for mlp in moe)
+    if config.prefetch == "pre_gated" and not pre_gated:
+        raise UsageError(
+            "prefetch: 'pre_gated' needs a model whose routers were trained to choose the next layer's experts, and"
+            f" {spec.model_type} is none: choose another predictor"
+        )
     experts, top_k = [mlp.num_experts for mlp in moe], [mlp.num_experts_per_tok for mlp in moe]
     frequencies: list[float] = []
     if config.policy_trace is not None:
@@ -50,6 +57,8 @@ def look_back(spec: ModelSpec, config: EngineConfig) -> Foresight:
                     f"{config.prefetch_trace}: {config.prefetch!r} needs the trace's `offsets` of this model: record"
                     " it with `moestro trace record --ahead 3`"
                 )
+            if pre_gated:  # what is asked there are the choices themselves: nothing is to be corrected
+                offsets = None
         else:
             learnt["chosen"], learnt["tokens"] = trace.chosen, trace.tokens
     arrays = [*learnt.get("path", {}).values(), *(learnt.get(name) for name in ("chosen", "tokens")), offsets]

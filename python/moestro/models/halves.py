@@ -128,7 +128,8 @@ def _latent(
 
 
 def look_ahead(layers: Sequence[_core.MoeLayer]) -> None:
-    """Makes the later routers known to each layer, so that predictors can ask them about its input."""
+    """Makes the later routers known to each layer, so that predictors can ask them about its input, and that it can
+    apply the router of a pre-gated one."""
     for index, layer in enumerate(layers):
         layer.look_ahead(layers[index + 1 :][:MOST_AHEAD])
 
@@ -148,6 +149,7 @@ def _rule(moe: MoeSpec) -> dict[str, Any]:
         "scale": router.scale,
         "jitter": router.jitter,
         "weigh_input": moe.weigh_input,
+        "pre_gated": moe.pre_gated,
         "average": moe.average,
     }
 

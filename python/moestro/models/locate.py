@@ -52,7 +52,7 @@ class _Locator:
         rows = {shape.role: shape.rows for shape in shapes}
         linears = {shape.role: self._linear(prefix, shape, rows) for shape in shapes}
         small = {
-            shape.role: self._small(prefix + self._layer_name(prefix, shape.role), shape)
+            shape.role: self._small(self._small_name(number, layer, shape.role), shape)
             for shape in small_shapes(spec, layer)
             if not shape.role.startswith("expert_")
         }
@@ -83,6 +83,12 @@ class _Locator:
         if shape.role == "v_up":
             return self._claims.stack(name, whole, heads, nope, values, shape.rows)
         return self._claims.stack(name, whole, heads, 0, nope, shape.rows, transposed=True)
+
+    def _small_name(self, number: int, layer: LayerSpec, role: str) -> str:
+        if role == "router" and isinstance(layer.mlp, MoeSpec) and layer.mlp.pre_gated:
+            number, role = number - 1, "pre_gate"  # it lies with the layer whose input it reads
+        prefix = self._layer_prefix(number)
+        return prefix + self._layer_name(prefix, role)
 
     def _small(self, name: str, shape: Shape) -> TensorSlice:
         if shape.rows == 1 and not shape.role.startswith("shared_weight"):

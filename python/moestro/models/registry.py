@@ -49,6 +49,7 @@ _FAMILIES = (
     "olmoe",
     "phi3",
     "phimoe",
+    "pre_gated_qwen3_moe",
     "qwen2",
     "qwen2_moe",
     "qwen3",

@@ -91,6 +91,7 @@ class MoeSpec:
     expert_bias: bool = later(False)  # biases on gate, up and down of every expert
     weigh_input: bool = later(False)  # the router's weight multiplies the expert's input, not its output
     average: bool = later(False)  # half of routed and shared outputs together
+    pre_gated: bool = later(False)  # the router reads what the router of the layer before read
 
 
 @dataclass(frozen=True)

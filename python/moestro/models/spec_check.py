@@ -25,10 +25,19 @@ def impossible_values(spec: ModelSpec) -> Iterator[str]:
         "max_position_embeddings": spec.max_position_embeddings > 0,
         "sliding_window": all(layer.sliding_window is None or layer.sliding_window > 0 for layer in spec.layers),
         "num_experts_per_tok": all(1 <= moe.num_experts_per_tok <= moe.num_experts for moe in mixtures),
+        "pre_gated": _possible_pre_gates(spec),
         "rope": all(rope.type in ROPE_TYPES and rope.theta > 0 and rope.factor > 0 for rope in spec.ropes),
         "layers": all(0 <= layer.rope < len(spec.ropes) for layer in spec.layers),
     }
     yield from (f"model: {name} is impossible or unknown" for name, possible in checks.items() if not possible)
+
+
+def _possible_pre_gates(spec: ModelSpec) -> bool:
+    """The layer before a pre-gated one has a router input to read."""
+    mixtures = [layer.mlp if isinstance(layer.mlp, MoeSpec) else None for layer in spec.layers]
+    return all(
+        before is not None for before, moe in zip([None, *mixtures], mixtures, strict=False) if moe and moe.pre_gated
+    )
 
 
 def _possible_router(moe: MoeSpec) -> bool:

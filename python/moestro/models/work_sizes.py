@@ -22,6 +22,7 @@ def work_sizes(spec: ModelSpec) -> dict[str, Any]:
         "top_k": max((mlp.num_experts_per_tok for mlp in moe), default=0),
         "shared": any(mlp.shared is not None for mlp in moe),
         "weighed": any(mlp.weigh_input for mlp in moe),
+        "pre_gated": any(mlp.pre_gated for mlp in moe),
         "query_factors": spec.query_temperature is not None,
         "wide": spec.num_heads * spec.head_dim if spec.attention_gate else 0,
     }

@@ -3,6 +3,8 @@
 #include <gtest/gtest.h>
 
 #include <functional>
+#include <initializer_list>
+#include <span>
 #include <string>
 
 #include "layers/feed_forward.h"
@@ -36,7 +38,8 @@ WorkShape shape() {
             .experts = kExperts,
             .top_k = 3,
             .shared = true,
-            .weighed = true};
+            .weighed = true,
+            .pre_gated = true};
 }
 
 const kernels::KvLayout kLayout{kernels::KvType::f32, 1, 2, 2};
@@ -97,35 +100,46 @@ TEST(MlpSwitches, AParallelHalfReadsWhatTheOneBeforeItRead) {
                                 plain::mlp(*second.gate, *second.up, *second.down, GateKind::silu, read), kHidden));
 }
 
-// A model of one MoE layer, its experts with a gate and biases of choice.
+// A model of MoE layers, their experts with a gate and biases of choice.
 struct MoeWorld {
-    MoeWorld(quant::Format format, int threads, GateKind kind, bool biases, const WorkShape& of = shape())
-        : toy({.format = format, .layers = 1, .experts = kExperts, .hidden = kHidden, .intermediate = kWidth}),
-          world(of, kLayout, threads),
-          experts(toy.packed(world.runtime.open_file(toy.packed_path())).front()) {
-        experts.kind = kind;
-        if (biases)
+    MoeWorld(quant::Format format, int threads, GateKind kind, bool biases, const WorkShape& of = shape(),
+             int layers = 1, const std::string& prefetch = "none")
+        : toy({.format = format, .layers = layers, .experts = kExperts, .hidden = kHidden, .intermediate = kWidth}),
+          world(of, kLayout, threads, prefetch),
+          all(toy.packed(world.runtime.open_file(toy.packed_path()))) {
+        for (store::ExpertLayer& experts : all) {
+            experts.kind = kind;
+            if (!biases) continue;
             for (std::size_t part = 0; part < 3; ++part)
                 experts.biases[part] = normal_floats(
                     static_cast<std::size_t>(kExperts) * static_cast<std::size_t>(experts.parts()[part]->spec.rows),
                     40 + static_cast<unsigned>(part));
-        world.runtime.set_experts({experts});
+        }
+        world.runtime.set_experts(all);
     }
 
-    // The layer over x, in a step of its own. Where it reads what another half read, that one comes first.
-    Floats run(const Moe& layer, const Floats& x, const Mlp* before = nullptr) {
+    // The layers over x, in a step of their own. Where the first reads what another half read, that one comes first.
+    Floats run(std::span<const Moe> layers, const Floats& x, const Mlp* before = nullptr) {
         world.begin(x);
         world.runtime.begin_step(world.work.rows(), {});
         if (before) before->run(world.compute(), world.work);
-        layer.submit(world.runtime, world.work);
-        layer.wait(world.runtime, world.work);
+        for (const Moe& layer : layers) {
+            layer.submit(world.runtime, world.work);
+            layer.wait(world.runtime, world.work);
+        }
         world.runtime.end_step({});
         return world.x();
     }
+    Floats run(const Moe& layer, const Floats& x, const Mlp* before = nullptr) { return run({&layer, 1}, x, before); }
 
     // What the half adds to the stream.
     Floats by_single_operations(const Moe& layer, const Floats& read) const {
-        const Floats logits = plain::linear(*layer.router, read);
+        return by_single_operations(layer, read, read);
+    }
+    Floats by_single_operations(const Moe& layer, const Floats& read, const Floats& router_reads) const {
+        const int position = (layer.layer - 1) / 2;
+        const store::ExpertLayer& experts = all[static_cast<std::size_t>(position)];
+        const Floats logits = plain::linear(*layer.router, router_reads);
         const int rows = plain::rows_of(read, kHidden), top_k = layer.rule.top_k;
         std::vector<std::int32_t> ids(static_cast<std::size_t>(rows * top_k));
         Floats weights(ids.size()), y(read.size(), 0.0f);
@@ -138,8 +152,8 @@ struct MoeWorld {
                 if (layer.weigh_input) value *= weights[pair];
             std::array<kernels::Matrix, 3> matrices;
             for (std::size_t part = 0; part < 3; ++part)
-                matrices[part] = {toy.record(0, ids[pair]) + experts.parts()[part]->offset, experts.parts()[part]->spec,
-                                  experts.bias(static_cast<int>(part), ids[pair])};
+                matrices[part] = {toy.record(position, ids[pair]) + experts.parts()[part]->offset,
+                                  experts.parts()[part]->spec, experts.bias(static_cast<int>(part), ids[pair])};
             const Floats made = plain::mlp(matrices[0], matrices[1], matrices[2], experts.kind, x);
             for (std::size_t i = 0; i < made.size(); ++i) {
                 float& sum = y[static_cast<std::size_t>(row) + i];
@@ -161,11 +175,11 @@ struct MoeWorld {
 
     ToyModel toy;
     LayerWorld world;
-    store::ExpertLayer experts;
+    std::vector<store::ExpertLayer> all;
 };
 
-Moe usual(const ToyModel& toy, Weights& weights) {
-    return {.layer = toy.layer_number(0),
+Moe usual(const ToyModel& toy, Weights& weights, int position = 0) {
+    return {.layer = toy.layer_number(position),
             .branch = {.before = weights.rms(kHidden), .after = {}},
             .router = weights.matrix(kExperts, kHidden, true, quant::Format::f32),
             .rule = {.top_k = 3, .normalise = true}};
@@ -273,6 +287,73 @@ TEST(MoeSwitches, AParallelHalfReadsWhatTheOneBeforeItRead) {
         plain::add(before.branch, x, plain::mlp(*before.gate, *before.up, *before.down, GateKind::silu, read), kHidden);
     expect_same_bits(model.run(layer, x, &before),
                      plain::add(layer.branch, half, model.by_single_operations(layer, read), kHidden));
+}
+
+Moe::Next as_next(const Moe& layer) {
+    return {layer.layer, layer.router, layer.rule, layer.pre_gated};
+}
+
+// Three layers, the later two pre-gated.
+std::vector<Moe> pre_gated(const ToyModel& toy, Weights& weights) {
+    std::vector<Moe> layers;
+    for (int position = 0; position < 3; ++position) layers.push_back(usual(toy, weights, position));
+    layers[1].branch = {.before = weights.layer_norm(kHidden, true), .after = weights.rms(kHidden), .residual = 0.22f};
+    layers[1].pre_gated = layers[2].pre_gated = true;
+    give_shared(layers[1], weights);
+    layers[0].next = {as_next(layers[1]), as_next(layers[2])};
+    layers[1].next = {as_next(layers[2])};
+    return layers;
+}
+
+TEST(MoeSwitches, APreGatedLayerRoutesByWhatTheLayerBeforeRead) {
+    for (const std::string prefetch : {"none", "pre_gated", "next_gate"}) {
+        SCOPED_TRACE(prefetch);
+        MoeWorld model(quant::Format::q8, 2, GateKind::silu, false, shape(), 3, prefetch);
+        Weights weights(quant::Format::q8);
+        const std::vector<Moe> layers = pre_gated(model.toy, weights);
+        for (const int rows : {5, 1, 2}) {
+            const Floats x = normal_floats(static_cast<std::size_t>(rows * kHidden), 3 + static_cast<unsigned>(rows));
+            Floats expected = x, last;
+            for (const Moe& layer : layers) {
+                const Floats read = plain::norm(layer.branch.before, expected, kHidden);
+                expected = plain::add(layer.branch, expected,
+                                      model.by_single_operations(layer, read, layer.pre_gated ? last : read), kHidden);
+                last = read;
+            }
+            expect_same_bits(model.run(layers, x), expected);
+            if (HasFatalFailure()) return;
+        }
+        const auto counters = model.world.runtime.prefetch_counters();
+        if (prefetch != "pre_gated") continue;
+        EXPECT_EQ(counters[0].hinted, 0u);
+        for (const std::size_t later : {1, 2}) {
+            EXPECT_EQ(counters[later].steps, 3u);
+            EXPECT_EQ(counters[later].foreseen, counters[later].needed);
+            EXPECT_EQ(counters[later].foreseen, counters[later].hinted);
+        }
+    }
+}
+
+TEST(MoeSwitches, APreGatedLayerNeedsTheOneBeforeIt) {
+    WorkShape without = shape();
+    without.pre_gated = false;
+    Weights weights(quant::Format::bf16);
+    MoeWorld model(quant::Format::bf16, 1, GateKind::silu, false, shape(), 3);
+    MoeWorld small(quant::Format::bf16, 1, GateKind::silu, false, without, 3);
+    const std::vector<Moe> layers = pre_gated(model.toy, weights);
+    const Floats x = normal_floats(kHidden, 3);
+    const auto refused = [&](MoeWorld& in, std::initializer_list<std::size_t> order) {
+        std::vector<Moe> given;
+        for (const std::size_t position : order) given.push_back(layers[position]);
+        const std::string said = refusal([&] { in.run(given, x); });
+        if (said != "accepted") in.world.runtime.abort_step();
+        return said;
+    };
+    EXPECT_EQ(refused(model, {0, 1, 2}), "accepted");
+    EXPECT_NE(refused(model, {1}).find("layer 3 is pre-gated"), std::string::npos);
+    EXPECT_NE(refused(model, {0, 2}).find("layer 5 is pre-gated"), std::string::npos);
+    EXPECT_NE(refused(small, {0}).find("no room for the logits that layer 1 hands on"), std::string::npos);
+    EXPECT_EQ(refused(model, {0, 1, 2}), "accepted");
 }
 
 TEST(MoeSwitches, RefuseAWorkspaceWithoutRoomForThem) {

@@ -5,6 +5,7 @@
 #include <array>
 #include <deque>
 #include <numeric>
+#include <string>
 #include <vector>
 
 #include "engine/runtime.h"
@@ -132,8 +133,9 @@ class LayerWorld {
   public:
     static constexpr int kMaxRows = 70;
 
-    LayerWorld(const layers::WorkShape& shape, const kernels::KvLayout& layout, int threads)
-        : runtime(options(threads)), pool(runtime.set_kv(layout, 2)), work(shape, kMaxRows) {
+    LayerWorld(const layers::WorkShape& shape, const kernels::KvLayout& layout, int threads,
+               const std::string& prefetch = "none")
+        : runtime(options(threads, prefetch)), pool(runtime.set_kv(layout, 2)), work(shape, kMaxRows) {
         for (memory::BlockId& block : table_) block = pool.allocate();
         for (memory::BlockId& block : plain_table_) block = pool.allocate();
         const auto halves = shape.rotary_halves.empty() ? std::vector{shape.head_dim / 2} : shape.rotary_halves;
@@ -221,9 +223,10 @@ class LayerWorld {
     Floats query_factors;
 
   private:
-    static engine::RuntimeOptions options(int threads) {
+    static engine::RuntimeOptions options(int threads, const std::string& prefetch) {
         engine::RuntimeOptions made;
         made.threads = threads;
+        made.prefetch = prefetch;
         made.host_memory = std::size_t{32} << 20;
         return made;
     }

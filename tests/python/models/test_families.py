@@ -437,7 +437,8 @@ def test_every_supported_model_type_has_its_file_and_a_tiny_config() -> None:
     assert set(supported_model_types()) == files - helpers
     assert supported_model_types() == tuple(sorted(supported_model_types()))
     made = {config_name(name) for name in tiny_models.CONFIGS}
-    assert made == set(supported_model_types())
+    # transformers does not know this one; test_pre_gated.py has it.
+    assert made == set(supported_model_types()) - {"pre_gated_qwen3_moe"}
     for family in registry.families():
         assert family.examples and family.about and family.architectures, family.model_type
 
