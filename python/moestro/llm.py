@@ -226,7 +226,7 @@ class LLM:
         sizes = runtime.record_sizes()
         if lost:
             raise UsageError(f"record_tokens: {self.config.record_tokens} were too few; {lost} more tokens were run")
-        return recorded(record, offsets, sizes, self.config.model)
+        return recorded(record, offsets, sizes, self.config)
 
     def get_default_sampling_params(self) -> SamplingParams:
         """What is used where a call gives none: the model's generation_config.json."""

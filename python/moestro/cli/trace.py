@@ -1,4 +1,4 @@
-"""`moestro trace`: what a run did, event by event."""
+"""`moestro trace`: what a run did, event by event, and what its routers chose; replays of that."""
 
 from __future__ import annotations
 
@@ -9,6 +9,9 @@ import typer
 
 from moestro.cli.option_groups import with_option_groups
 from moestro.cli.options import EngineOptions
+from moestro.cli.trace_record import record
+from moestro.cli.trace_replay import replay
+from moestro.cli.trace_train import train_path
 from moestro.errors import StorageError, UsageError
 
 if TYPE_CHECKING:
@@ -21,7 +24,7 @@ _EVENTS = 1 << 18  # 16 MB
 
 @app.callback()
 def _trace() -> None:
-    """Looks at a run event by event."""
+    """Looks at a run event by event; records what routers chose, and replays it with other policies and machines."""
 
 
 @app.command()
@@ -82,3 +85,8 @@ def _write(shown: Timeline, out: Path, plot: Path | None) -> None:
     except ImportError:
         raise UsageError("--plot needs matplotlib: pip install matplotlib") from None
     typer.echo(f"picture: {plot}")
+
+
+app.command()(with_option_groups(record))
+app.command()(replay)
+app.command(name="train-path")(train_path)

@@ -36,4 +36,6 @@ def train_path(
         raise UsageError("train-path needs torch: pip install torch") from None
     write_path_weights(out, weights, experts)
     seconds = time.perf_counter() - begin
-    typer.echo(f"learnt from {len(tokens)} tokens in {seconds:.0f} s: {out}, for --prefetch path --prefetch-trace {out}")
+    typer.echo(
+        f"learnt from {len(tokens)} tokens in {seconds:.0f} s: {out}, for --prefetch path --prefetch-trace {out}"
+    )

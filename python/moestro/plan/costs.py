@@ -80,7 +80,9 @@ def _measure(model: Footprint, format: str, threads: int, file: Path) -> ExpertC
 
     def read() -> None:
         try:
-            reading.update(core.measure_read_rate(str(file), max(4096, model.record), _DEPTH, "auto", "direct", seconds))
+            reading.update(
+                core.measure_read_rate(str(file), max(4096, model.record), _DEPTH, "auto", "direct", seconds)
+            )
         except MoestroError:
             pass  # an odd file system: what reads cost is learnt in the run
 

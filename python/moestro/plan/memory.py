@@ -82,9 +82,7 @@ class MemoryPlan:
         return " + ".join(f"{line.name} {format_bytes(line.nbytes)} ({line.meaning})" for line in self.lines)
 
 
-def plan_memory(
-    model: Footprint, config: EngineConfig, threads: int, text: int = 0, predictor: int = 0
-) -> MemoryPlan:
+def plan_memory(model: Footprint, config: EngineConfig, threads: int, text: int = 0, predictor: int = 0) -> MemoryPlan:
     """Plans `config.host_memory` for a model; text, predictor: bytes of its tokenizer, and of what foresees routing.
 
     Raises BudgetError, with the sum and what is missing, when the budget cannot hold the least; UsageError for a
@@ -174,9 +172,7 @@ class _Needs:
 
     def _work(self, chunk: int, longest: int) -> int:
         streamed = self._shape is not None
-        return work_bytes(
-            self._model, chunk, self._threads, longest, self.math, streamed=streamed, ahead=self._ahead
-        )
+        return work_bytes(self._model, chunk, self._threads, longest, self.math, streamed=streamed, ahead=self._ahead)
 
     def _trunk_lines(self) -> tuple[PlanLine, ...]:
         if self._shape is None:

@@ -1,1 +1,1 @@
-"""What a run did, event by event: timelines."""
+"""What a run did, event by event: timelines. What routers chose: routing traces, and replays of them."""

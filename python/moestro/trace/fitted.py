@@ -38,9 +38,7 @@ def replay(trace: RoutingTrace, costs: FittedCosts, **options: Any) -> dict[str,
     sizes = [int(size) for size in trace.array("record_bytes")]
     lanes = [costs.lanes(size) for size in sizes]
     options.setdefault("predictor", predictor_settings(trace))
-    return core_replay(
-        trace.record(), record_bytes=sizes, costs=lanes, layer=costs.layer, step=costs.step, **options
-    )
+    return core_replay(trace.record(), record_bytes=sizes, costs=lanes, layer=costs.layer, step=costs.step, **options)
 
 
 def predictor_settings(trace: RoutingTrace, learnt: RoutingTrace | None = None) -> PredictorSettings:
@@ -54,9 +52,11 @@ def predictor_settings(trace: RoutingTrace, learnt: RoutingTrace | None = None) 
 def fit_costs(trace: RoutingTrace, recorded: Mapping[str, Any] | None = None) -> FittedCosts:
     """Medians over the trace's steps; the disk's rate is the one with which a replay waits as long as the run did.
 
-    recorded: the run's policy, frequencies and max_slots, as `replay` takes them; its prefetch must have been "none".
-    Raises CheckpointError for a trace without `step_costs`, or without steps.
+    recorded: the run's policy, frequencies and max_slots, as `replay` takes them; None: as the trace says. Raises
+    CheckpointError for a trace without `step_costs` or steps, and where what it says of its run is not enough: it read
+    ahead, or kept what another trace had used.
     """
+    recorded = _run(trace) if recorded is None else recorded
     rows, costs = trace.array("step_rows"), trace.array("step_costs").astype(float)
     if len(rows) == 0:
         raise CheckpointError("this routing trace has no steps: nothing can be learnt of what they took")
@@ -74,9 +74,24 @@ def fit_costs(trace: RoutingTrace, recorded: Mapping[str, Any] | None = None) ->
     low, high = 0.0, _SLOWEST
     for _ in range(_ROUNDS if waited > 0 else 0):
         middle = (low + high) / 2
-        waits = replay(trace, replace(fitted, read_ns_per_byte=middle), **(recorded or {}))["stall_ns"]
+        waits = replay(trace, replace(fitted, read_ns_per_byte=middle), **recorded)["stall_ns"]
         low, high = (middle, high) if waits < waited else (low, middle)
     return replace(fitted, read_ns_per_byte=low)
+
+
+def _run(trace: RoutingTrace) -> dict[str, Any]:
+    """Policy and slots of the run, as `replay` takes them."""
+    policy, prefetch = (
+        str(trace.arrays.get(name, default)) for name, default in (("policy", "lru"), ("prefetch", "none"))
+    )
+    if policy == "static" or prefetch != "none":
+        raise CheckpointError(
+            f"this routing trace is of a run with policy {policy!r} and prefetch {prefetch!r}; its machine's"
+            " costs are learnt from runs of other policies than 'static' that read nothing ahead: record one, or name a"
+            " machine"
+        )
+    slots = int(trace.arrays.get("slots", 0))
+    return {"policy": policy, **({"max_slots": slots} if slots else {})}
 
 
 def _work(trace: RoutingTrace) -> tuple[NDArray[np.float64], NDArray[np.float64]]:

@@ -1,8 +1,8 @@
 """Machines and models as a few numbers, for replays: what an expert of a model costs on a machine.
 
-A machine is a JSON file: cpu, device, link, ssd, each {"gb_per_s", "gflop_per_s" (cpu, device), "fixed_us": per expert or
-record}; cpu may have "first_us", more for the first expert of a layer; device and ssd may be missing; "source" says where
-the numbers come from. `known_machines()` lists those that come with moestro.
+A machine is a JSON file: cpu, device, link, ssd, each {"gb_per_s", "gflop_per_s" (cpu, device), "fixed_us": per expert
+or record}; cpu may have "first_us", more for the first expert of a layer; device and ssd may be missing; "source" says
+where the numbers come from. `known_machines()` lists those that come with moestro.
 """
 
 from __future__ import annotations
@@ -10,6 +10,7 @@ from __future__ import annotations
 import json
 from collections.abc import Mapping
 from dataclasses import dataclass
+from math import inf
 from pathlib import Path
 from typing import Any
 
@@ -19,6 +20,7 @@ from moestro.errors import CheckpointError, StorageError, UsageError
 _FOLDER = Path(__file__).parent / "machines"
 _LANES = {"cpu": ("gb_per_s", "gflop_per_s", "fixed_us"), "device": ("gb_per_s", "gflop_per_s", "fixed_us"),
           "link": ("gb_per_s", "fixed_us"), "ssd": ("gb_per_s", "fixed_us")}  # fmt: skip
+_OPTIONAL = {"cpu": ("first_us",)}
 _PAGE = 4096
 
 
@@ -114,11 +116,15 @@ def _checked(path: Path, values: Any) -> Machine:
     if unknown:
         raise CheckpointError(f"{path}: unknown {', '.join(sorted(unknown))}; expected {', '.join(_LANES)}")
     for lane, keys in _LANES.items():
-        for key in keys if lane in values else ():
-            value = values[lane].get(key)
-            if not isinstance(value, int | float) or isinstance(value, bool) or value < 0:
+        if lane not in values:
+            continue
+        if not isinstance(values[lane], dict):
+            raise CheckpointError(f"{path}: {lane}: expected an object with {', '.join(keys)}, got {values[lane]!r}")
+        for key in (*keys, *_OPTIONAL.get(lane, ())):
+            value = values[lane].get(key, 0.0 if key not in keys else None)
+            if not isinstance(value, int | float) or isinstance(value, bool) or not 0 <= value < inf:
                 raise CheckpointError(f"{path}: {lane}.{key}: expected a number of at least 0, got {value!r}")
-            if key != "fixed_us" and value == 0:
+            if not key.endswith("_us") and value == 0:
                 raise CheckpointError(f"{path}: {lane}.{key}: expected a number above 0")
     if ("device" in values) != ("link" in values) or not ({"link", "ssd"} & set(values)):
         raise CheckpointError(f"{path}: expected device and link together, or an ssd")

@@ -8,17 +8,18 @@ distances ahead:
     accepted       [T] uint8     0: computed, then rejected
     best_ids       [L, T, K]     the experts that the router liked best, best first
     best_scores    [L, T, K]     and their softmax, float32
-    ahead_ids      [L, D, T, K]  what this layer's router made of the input of the one 1, 2, ... D before it: first the k
-    ahead_scores                 it would choose; -1 where there is no such layer
+    ahead_ids      [L, D, T, K]  what this layer's router made of the input of the one 1, 2, ... D before it: first the
+    ahead_scores                 k it would choose; -1 where there is no such layer
     offsets        [L, D, E]     float32: the mean of the router's logits less the ones so foreseen
     layers         [L] int32     the model's numbers of them, and `experts` [L] int32 and `record_bytes` [L] int64 there
     step_rows      [S] int32     tokens of each step
     step_bytes     [S] int64     the expert cache's limit in it
     step_costs     [S, 7] int64  when it began and ended, and of that time computing experts, waiting for their reads,
                                  taking in what arrived, and the disk reading, in ns; bytes read
-    model          text
+    model          text, like `policy` and `prefetch`: what the run was asked for; `slots`: its expert_slots, 0 for none
 
-`chosen` alone is a routing trace too: enough for frequencies, not for a replay. Integers are stored as small as they fit.
+`chosen` alone is a routing trace too: enough for frequencies, not for a replay. Integers are stored as small as they
+fit.
 """
 
 from __future__ import annotations
@@ -33,6 +34,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from moestro._core import F32, I32, RoutingRecord
+from moestro.config import EngineConfig
 from moestro.errors import CheckpointError, StorageError
 
 _RECORD = (
@@ -79,9 +81,7 @@ class RoutingTrace:
             values |= {name: self.arrays[name] for name in _RECORD[9:]}
         return RoutingRecord(
             chosen=self.chosen,
-            **{
-                name: np.ascontiguousarray(value, dtype=_TYPES.get(name, np.int32)) for name, value in values.items()
-            },
+            **{name: np.ascontiguousarray(value, dtype=_TYPES.get(name, np.int32)) for name, value in values.items()},
         )
 
     def frequencies(self, experts: Sequence[int], where: str) -> list[float]:
@@ -114,18 +114,22 @@ class RoutingTrace:
         first, last = int(rows[begin]), int(rows[end])
         axes = {"tokens": 0, "accepted": 0, "best_ids": 1, "best_scores": 1, "ahead_ids": 2, "ahead_scores": 2}
         cut = {name: value.take(range(first, last), axes[name]) for name, value in self.arrays.items() if name in axes}
-        cut |= {name: self.arrays[name][begin:end] for name in ("step_rows", "step_bytes", "step_costs")}
-        return RoutingTrace(self.chosen[:, first:last], {**self.arrays, **cut}, self.model)
+        steps = ("step_rows", "step_bytes", "step_costs")
+        cut |= {name: self.arrays[name][begin:end] for name in steps if name in self.arrays}
+        chosen = np.ascontiguousarray(self.chosen[:, first:last])
+        return RoutingTrace(chosen, {**self.arrays, **cut}, self.model)
 
 
-def recorded(record: RoutingRecord, offsets: F32, record_bytes: Sequence[int], model: str) -> RoutingTrace:
+def recorded(record: RoutingRecord, offsets: F32, record_bytes: Sequence[int], config: EngineConfig) -> RoutingTrace:
     """What a runtime recorded. record_bytes: of an expert, by layer with experts."""
     arrays = dict(record.arrays())
     chosen = arrays.pop("chosen")
     arrays["step_costs"] = arrays["step_costs"].reshape(-1, 7)
     arrays["record_bytes"] = np.asarray(record_bytes, np.int64)
     arrays["offsets"] = offsets
-    return RoutingTrace(chosen, arrays, model)
+    arrays["policy"], arrays["prefetch"] = np.array(config.eviction), np.array(config.prefetch)
+    arrays["slots"] = np.array(config.expert_slots or 0)
+    return RoutingTrace(chosen, arrays, config.model)
 
 
 def write_routing_trace(path: Path, trace: RoutingTrace) -> None:
@@ -133,7 +137,7 @@ def write_routing_trace(path: Path, trace: RoutingTrace) -> None:
     small = {name: _shrunk(value) if name in _SMALL else value for name, value in trace.arrays.items()}
     try:
         with path.open("wb") as file:
-            np.savez_compressed(file, chosen=_shrunk(trace.chosen), model=np.array(trace.model), **small)
+            np.savez_compressed(file, chosen=_shrunk(trace.chosen), model=np.array(trace.model), **small)  # type: ignore[arg-type]
     except OSError as error:
         raise StorageError(f"{path}: cannot write the routing trace: {error.strerror or error}") from error
 
