@@ -35,7 +35,7 @@ class EngineOptions:
     policy: Annotated[
         str,
         typer.Option(
-            help="Which expert leaves the cache first: auto (lrfu), lru, lfu, lrfu, score, shallow, workload or static.",
+            help="Which expert leaves first: auto (lrfu), lru, lfu, lrfu, score, shallow, workload or static.",
             rich_help_panel=_ENGINE,
         ),
     ] = "auto"

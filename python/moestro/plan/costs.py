@@ -11,6 +11,7 @@ import statistics
 import threading
 import time
 from collections.abc import Sequence
+from contextlib import suppress
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -79,12 +80,9 @@ def _measure(model: Footprint, format: str, threads: int, file: Path) -> ExpertC
     seconds = _SECONDS * 1.25
 
     def read() -> None:
-        try:
-            reading.update(
-                core.measure_read_rate(str(file), max(4096, model.record), _DEPTH, "auto", "direct", seconds)
-            )
-        except MoestroError:
-            pass  # an odd file system: what reads cost is learnt in the run
+        with suppress(MoestroError):  # an odd file system: what reads cost is learnt in the run
+            block = max(4096, model.record)
+            reading.update(core.measure_read_rate(str(file), block, _DEPTH, "auto", "direct", seconds))
 
     thread = threading.Thread(target=read)
     thread.start()
