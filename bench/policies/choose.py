@@ -16,15 +16,14 @@ from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1] / "e2e"))
 
-from figures import COMPARED, MODELS, replayer, slots
-from stories import Stories, record_stories
-from systems import AUTO
-
 from bench_record import record, write_json
+from figures import COMPARED, MODELS, replayer, slots
 from moestro.core import POLICIES
 from moestro.threads import default_threads
 from moestro.trace.machines import known_machines
 from moestro.trace.replays import Learnt, Setting
+from stories import Stories, record_stories
+from systems import AUTO
 
 POLICY, PREFETCH = tuple(name for name in POLICIES if name != "static"), ("none", "next_gate", "impact")
 PLANNER = ("hybrid", "greedy_01")

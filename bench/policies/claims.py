@@ -6,9 +6,8 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
 from figures import Cell
-from systems import HYBRID, ON_DEMAND, SPLIT, Taken
-
 from moestro.trace.replays import Replayed
+from systems import HYBRID, ON_DEMAND, SPLIT, Taken
 
 _POINT = 0.01  # of a hit rate: less is not told apart
 

@@ -7,13 +7,13 @@ from dataclasses import dataclass
 from itertools import product
 
 import numpy as np
-from stories import Stories
-from systems import SYSTEMS, Taken, run_system, static_split
 
 from moestro.core import POLICIES, PREDICTORS
 from moestro.trace.machines import MODELS, read_machine
 from moestro.trace.path_weights import ARRAYS
 from moestro.trace.replays import Learnt, Platform, Replayed, Replayer, Setting
+from stories import Stories
+from systems import SYSTEMS, Taken, run_system, static_split
 
 MACHINE = "a6000-xeon"
 SHARES = (0.125, 0.25, 0.5, 0.75)  # of all experts

@@ -18,15 +18,14 @@ from typing import Any
 sys.path.insert(0, str(Path(__file__).resolve().parents[1] / "e2e"))
 
 import figures
+from bench_record import record, write_json
 from claims import Claim, claims
 from figures import Cell, Foreseen
-from stories import JUDGED, LEARNT, MODEL, Stories, record_stories
-from systems import AUTO, ON_DEMAND, SYSTEMS, Taken
-
-from bench_record import record, write_json
 from moestro.threads import default_threads
 from moestro.trace.machines import read_machine
 from moestro.trace.replays import Replayed, Setting
+from stories import JUDGED, LEARNT, MODEL, Stories, record_stories
+from systems import AUTO, ON_DEMAND, SYSTEMS, Taken
 
 _ROOT = Path(__file__).resolve().parents[2]
 PAGE = _ROOT / "docs" / "policies.md"
