@@ -10,7 +10,7 @@ LayerClock::LayerClock(VirtualClock& clock, residency::ExpertCache& cache, Virtu
                        const std::string& planner)
     : clock_(clock), cache_(cache), source_(source), live_(live), planner_(policy::make_planner(planner)) {}
 
-void LayerClock::begin(int, const policy::LaneCosts& costs, std::span<const Needed> work) {
+void LayerClock::begin(const policy::LaneCosts& costs, std::span<const Needed> work) {
     costs_ = costs;
     first_ = true;
     cpu_until_ = clock_.now();

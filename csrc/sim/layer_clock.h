@@ -34,7 +34,7 @@ class LayerClock {
 
     // Pins and starts loads, as LayerRunner::submit; then computes, as LayerRunner::wait. work: ascending, valid until
     // finish().
-    void begin(int layer, const policy::LaneCosts& costs, std::span<const Needed> work);
+    void begin(const policy::LaneCosts& costs, std::span<const Needed> work);
     void finish();
 
     Nanos cpu_busy() const { return cpu_busy_; }

@@ -3,6 +3,7 @@
 #include <algorithm>
 #include <climits>
 #include <memory>
+#include <numeric>
 #include <utility>
 
 #include "base/error.h"
@@ -120,6 +121,7 @@ class Replay {
     }
 
     ReplayResult run() {
+        if (options_.policy == "static" && options_.costs.front().has_device) place();
         const int steps = static_cast<int>(record_.steps.size());
         for (int step = 0; step < steps; ++step) {
             if (step == options_.first_step) begin_counting();
@@ -133,6 +135,22 @@ class Replay {
     std::size_t first_limit() const {
         if (options_.cache_bytes) return *options_.cache_bytes;
         return record_.steps.empty() ? 2 * table_->largest_record() : record_.steps.front().cache_bytes;
+    }
+
+    // Fiddler's static placement: what a trace used most is on the device from the start.
+    void place() {
+        std::vector<int> order(options_.frequencies.size());
+        std::iota(order.begin(), order.end(), 0);
+        std::stable_sort(order.begin(), order.end(), [&](int a, int b) {
+            return options_.frequencies[static_cast<std::size_t>(a)] >
+                   options_.frequencies[static_cast<std::size_t>(b)];
+        });
+        for (const int number : order) {
+            const policy::Evictable nothing = [](ExpertId) { return false; };
+            std::vector<ExpertId> evicted;
+            if (!cache_.start_prefetch(table_->id(number), nothing, evicted)) break;
+        }
+        while (cache_.loading() > 0) cache_.wait();
     }
 
     void begin_counting() {
@@ -188,7 +206,7 @@ class Replay {
         cache_.poll();
         if (prefetcher_) prefetcher_->routed(layer.layer, {chosen, rows, layer.top_k});
         count_rows(layer, chosen);
-        layers_.begin(layer.layer, options_.costs[position], needed_);
+        layers_.begin(options_.costs[position], needed_);
         for (const Needed& one : needed_) {
             ReplayResult::Layer& counted = result_.layers[position];
             ++(one.found == residency::State::host      ? counted.hits

@@ -288,6 +288,26 @@ std::vector<double> frequencies(const RoutingRecord& record) {
     return all;
 }
 
+TEST(Replay, AStaticPlacementIsOnTheDeviceFromTheStart) {
+    Trace trace(1, 4, 1);
+    trace.step({{{0}}});
+    trace.step({{{1}}});
+    trace.step({{{0}}});
+    policy::LaneCosts costs;
+    costs.cpu = {100, 0};
+    costs.device = {10, 0};
+    costs.link = 50;
+    costs.has_device = true;
+    ReplayOptions options = on(trace.record, costs, 2);
+    options.policy = options.planner = "static";
+    options.frequencies = {5, 1, 0, 3};
+    const ReplayResult result = replay(trace.record, options);
+    EXPECT_EQ(result.layers.front().hits, 2u);
+    EXPECT_EQ(result.layers.front().misses, 1u) << "1 is used less than 0 and 3, which fill the device";
+    EXPECT_EQ(result.loads, 0u) << "nothing crosses the link";
+    EXPECT_EQ(result.time, 10 + 100 + 10);
+}
+
 TEST(Replay, NoPolicyMissesLessThanCanBeAvoided) {
     for (const int most_rows : {1, 4}) {
         const RoutingRecord record = random_trace(3, 8, 2, 80, most_rows, 5);
