@@ -92,7 +92,7 @@ def test_a_written_trace_replays_the_same(directory: Callable[[str], Path], tmp_
     stats, trace = run(directory("qwen3_moe"), 6)
     write_routing_trace(tmp_path / "t.npz", trace)
     again = read_routing_trace(tmp_path / "t.npz")
-    assert (str(again.array("policy")), int(again.array("slots")), again.complete) == ("lru", 6, True)
+    assert (str(again.array("policy")), int(again.array("slots")), again.complete) == ("lrfu", 6, True)
     check(stats, replayed(again, 6, "lru", again), False)
 
 
