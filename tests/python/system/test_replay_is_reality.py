@@ -93,7 +93,7 @@ def test_a_written_trace_replays_the_same(directory: Callable[[str], Path], tmp_
     write_routing_trace(tmp_path / "t.npz", trace)
     again = read_routing_trace(tmp_path / "t.npz")
     assert (str(again.array("policy")), int(again.array("slots")), again.complete) == ("lrfu", 6, True)
-    check(stats, replayed(again, 6, "lru", again), False)
+    check(stats, replayed(again, 6, "lrfu", again), False)
 
 
 @pytest.mark.parametrize("policy", POLICIES)
