@@ -222,9 +222,8 @@ void bind_class(py::module_& module) {
         .def(py::init(&make_runtime), py::kw_only(), "threads"_a, "host_memory"_a, "isa"_a = "", "math"_a = "exact",
              "cache"_a = "direct", "reader"_a = "auto", "io_depth"_a = 0, "io_read_bytes"_a = 0, "verify"_a = "first",
              "policy"_a = "lru", "expert_slots"_a = py::none(), "faults"_a = "", "trace_events"_a = 0,
-             "frequencies"_a = std::vector<double>(), "prefetch"_a = "none",
-             "predictor"_a = py::none(), "offsets"_a = py::none(), "costs"_a = py::none(),
-             "record_rows"_a = 0, "record_ahead"_a = 0)
+             "frequencies"_a = std::vector<double>(), "prefetch"_a = "none", "predictor"_a = py::none(),
+             "offsets"_a = py::none(), "costs"_a = py::none(), "record_rows"_a = 0, "record_ahead"_a = 0)
         .def_property_readonly("compute", [](const RuntimeRef& self) { return self.slot->open()->compute(); })
         .def_property_readonly("ledger", [](const RuntimeRef& self) { return self.slot->open()->ledger(); })
         .def("begin_step", &begin_step, "rows"_a, "tentative"_a = py::none(), "units"_a = py::none(),

@@ -187,8 +187,8 @@ void bind_sim(py::module_& module) {
         .def("arrays", &arrays);
     module.def("replay", &replay, "record"_a, py::kw_only(), "record_bytes"_a, "costs"_a, "layer"_a = Pair(),
                "step"_a = Pair(), "cache_bytes"_a = py::none(), "max_slots"_a = py::none(), "policy"_a = "lru",
-               "frequencies"_a = std::vector<double>(), "prefetch"_a = "none",
-               "predictor"_a = py::none(), "planner"_a = "hybrid", "first_step"_a = 0);
+               "frequencies"_a = std::vector<double>(), "prefetch"_a = "none", "predictor"_a = py::none(),
+               "planner"_a = "hybrid", "first_step"_a = 0);
     module.def("belady_misses", &belady, "record"_a, "slots"_a, "first_step"_a = 0);
 }
 
