@@ -20,12 +20,13 @@ Line = tuple[float, float]  # fixed, per row; nanoseconds
 
 _ROUNDS = 24  # of halving the interval in which the disk's rate lies
 _SLOWEST = 1000.0  # ns per byte
+_LEAST_STEPS = 16  # for telling what asking for reads takes
 
 
 @dataclass(frozen=True)
 class FittedCosts:
     expert: Line  # of an expert on the CPU
-    read_ns_per_byte: float  # of the disk, taking in what arrived included; 0 where nothing was waited for
+    read_ns_per_byte: float  # of the disk, asking and taking in what arrived included; 0 where nothing was waited for
     layer: Line  # of a layer beside its experts
     step: Line  # of a step beside its layers
 
@@ -50,7 +51,8 @@ def predictor_settings(trace: RoutingTrace, learnt: RoutingTrace | None = None) 
 
 
 def fit_costs(trace: RoutingTrace, recorded: Mapping[str, Any] | None = None) -> FittedCosts:
-    """Medians over the trace's steps; the disk's rate is the one with which a replay waits as long as the run did.
+    """Lines through medians of the trace's steps, scaled so that they add up to what the run took; the disk's rate is
+    the one with which a replay waits as long as the run did.
 
     recorded: the run's policy, frequencies and max_slots, as `replay` takes them; None: as the trace says. Raises
     CheckpointError for a trace without `step_costs` or steps, and where what it says of its run is not enough: it read
@@ -64,13 +66,15 @@ def fit_costs(trace: RoutingTrace, recorded: Mapping[str, Any] | None = None) ->
     experts, pairs = _work(trace)
     layers = len(trace.chosen)
     between = began[1:] - ended[:-1]
+    other = ended - began - compute - stall - arrival
+    asking = _asking(other, rows, costs[:, 6] / float(np.mean(trace.array("record_bytes"))))
     fitted = FittedCosts(
-        expert=_line(compute / experts, pairs / experts),
+        expert=_line(compute, experts, pairs),
         read_ns_per_byte=0.0,
-        layer=_line((ended - began - compute - stall - arrival) / layers, rows.astype(float)),
+        layer=_line(other - asking, np.full(len(rows), layers, float), rows * float(layers)),
         step=(float(np.median(between)) if between.size else 0.0, 0.0),
     )
-    waited = float((stall + arrival).sum())
+    waited = float((stall + arrival + asking).sum())
     low, high = 0.0, _SLOWEST
     for _ in range(_ROUNDS if waited > 0 else 0):
         middle = (low + high) / 2
@@ -105,13 +109,28 @@ def _work(trace: RoutingTrace) -> tuple[NDArray[np.float64], NDArray[np.float64]
     return np.asarray(experts, float), np.asarray(pairs, float)
 
 
-def _line(times: NDArray[np.float64], units: NDArray[np.float64]) -> Line:
-    """Through the median of the steps of fewest units and, where there are others, those of most."""
-    least, most = float(units.min()), float(units.max())
-    low = float(np.median(times[units <= 1.5 * least]))
-    large = units > max(2 * least, most / 2)
-    if not large.any():
-        return low, 0.0
-    slope = float(np.median((times[large] - low) / (units[large] - least)))
+def _asking(other: NDArray[np.float64], rows: NDArray[np.int32], reads: NDArray[np.float64]) -> NDArray[np.float64]:
+    """What of each step's other time went into asking for reads: it grows with them in steps that are alike else."""
+    alike = rows == np.median(rows)
+    varied = reads[alike] - reads[alike].mean()
+    if alike.sum() < _LEAST_STEPS or not varied.any():
+        return np.zeros(len(rows))
+    slope = float((varied * other[alike]).sum() / (varied * varied).sum())
+    most = float(np.median(other[alike])) / max(1.0, float(reads[alike].mean()))
+    return min(max(0.0, slope), most) * reads
+
+
+def _line(times: NDArray[np.float64], counts: NDArray[np.float64], units: NDArray[np.float64]) -> Line:
+    """What each of `counts` things of a step took, fixed and per unit of `units`, which all things share: through the
+    median of the steps of fewest units per thing and, where there are others, those of most. times: of steps.
+    """
+    each, size = times / counts, units / counts
+    least, most = float(size.min()), float(size.max())
+    low = float(np.median(each[size <= 1.5 * least]))
+    large = size > max(2 * least, most / 2)
+    slope = float(np.median((each[large] - low) / (size[large] - least))) if large.any() else 0.0
     slope = max(0.0, min(slope, low / least))
-    return low - slope * least, slope
+    fixed = low - slope * least
+    said = float((fixed * counts + slope * units).sum())
+    scale = float(times.sum()) / said if said > 0 else 1.0
+    return scale * fixed, scale * slope
