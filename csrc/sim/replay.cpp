@@ -104,9 +104,11 @@ class Replay {
         : record_(record),
           options_(options),
           table_(std::make_shared<store::ExpertTable>(sizes(record, options))),
-          source_(new VirtualSource(clock_, record_times(*table_, options.costs), record_sizes(*table_))),
+          made_source_(
+              std::make_unique<VirtualSource>(clock_, record_times(*table_, options.costs), record_sizes(*table_))),
+          source_(made_source_.get()),
           cache_(table_, std::make_shared<memory::Ledger>(most_bytes(record, options, first_limit())), first_limit(),
-                 options.max_slots.value_or(INT_MAX), std::unique_ptr<VirtualSource>(source_),
+                 options.max_slots.value_or(INT_MAX), std::move(made_source_),
                  policy::make_eviction(options.policy, {expert_set(*table_), options.frequencies}), clock_,
                  memory::Backing::none),
           costs_(options.costs.front(), table_->sizes().front().record_bytes),
@@ -274,7 +276,8 @@ class Replay {
     const ReplayOptions& options_;
     VirtualClock clock_;
     const std::shared_ptr<const store::ExpertTable> table_;
-    VirtualSource* const source_;  // the cache's
+    std::unique_ptr<VirtualSource> made_source_;  // until the cache has it
+    VirtualSource* const source_;
     residency::ExpertCache cache_;
     exec::LiveCosts costs_;
     LayerClock layers_;
