@@ -130,9 +130,8 @@ void Prefetcher::decide(std::size_t position, int rows) {
         return;
     }
     window.tokens += rows;
-    const double share = price(position) / costs_.read_ns(bytes(position));
     const bool enough = window.judged >= kLeastJudged && window.tokens >= kLeastTokens;
-    if (enough && window.right - window.regretted < share * window.judged) {
+    if (enough && window.right - window.regretted < busy_share() * window.judged) {
         off = kOffTokens;
         counters_[position].off = true;
         ++counters_[position].times_off;
@@ -144,7 +143,11 @@ void Prefetcher::decide(std::size_t position, int rows) {
 
 // What reading a record of the layer now costs others, in expectation.
 double Prefetcher::price(std::size_t position) const {
-    return costs_.read_ns(bytes(position)) * std::max(costs_.demand_share(), kLeastShare);
+    return costs_.read_ns(bytes(position)) * busy_share();
+}
+
+double Prefetcher::busy_share() const {
+    return std::max(costs_.demand_share(), kLeastShare);
 }
 
 double Prefetcher::probability(std::size_t position, float claimed) const {

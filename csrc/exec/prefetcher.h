@@ -90,6 +90,7 @@ class Prefetcher {
 
     std::size_t bytes(std::size_t position) const { return table_.sizes()[position].record_bytes; }
     double price(std::size_t position) const;
+    double busy_share() const;  // of the time, in which the disk counts as taken
     double probability(std::size_t position, float claimed) const;
     void expect(std::span<const policy::Hint> hints);
     void admit(int from, std::span<const policy::Hint> hints);

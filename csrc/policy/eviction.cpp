@@ -2,13 +2,13 @@
 #include "policy/eviction.h"
 
 #include <algorithm>
-#include <string>
 
 #include "base/error.h"
 #include "policy/fixed.h"
 #include "policy/lfu.h"
 #include "policy/lrfu.h"
 #include "policy/lru.h"
+#include "policy/named.h"
 #include "policy/score.h"
 #include "policy/shallow.h"
 #include "policy/workload.h"
@@ -17,23 +17,15 @@ namespace moestro::policy {
 
 namespace {
 
-struct Known {
-    std::string_view name;
-    std::unique_ptr<Eviction> (*make)(const EvictionSettings& settings);
-};
+using Make = std::unique_ptr<Eviction>(const EvictionSettings&);
 
-constexpr Known kKnown[] = {
+constexpr Named<Make> kKnown[] = {
     {"lru", &make_lru},         {"lfu", &make_lfu},       {"lrfu", &make_lrfu},         {"score", &make_score},
     {"shallow", &make_shallow}, {"static", &make_static}, {"workload", &make_workload},
 };
 
-const Known& find(std::string_view name) {
-    std::string names;
-    for (const Known& known : kKnown) {
-        if (known.name == name) return known;
-        names += (names.empty() ? "" : ", ") + std::string(known.name);
-    }
-    fail(ErrorKind::usage, "unknown eviction policy \"", name, "\": choose one of ", names);
+Make& find(std::string_view name) {
+    return find_named(std::span<const Named<Make>>(kKnown), "eviction policy", name);
 }
 
 }  // namespace
@@ -56,15 +48,11 @@ void require_eviction(std::string_view name) {
 }
 
 std::unique_ptr<Eviction> make_eviction(std::string_view name, const EvictionSettings& settings) {
-    return find(name).make(settings);
+    return find(name)(settings);
 }
 
 const std::vector<std::string_view>& eviction_names() {
-    static const std::vector<std::string_view> names = [] {
-        std::vector<std::string_view> all;
-        for (const Known& known : kKnown) all.push_back(known.name);
-        return all;
-    }();
+    static const std::vector<std::string_view> names = names_of(std::span<const Named<Make>>(kKnown));
     return names;
 }
 

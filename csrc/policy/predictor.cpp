@@ -1,11 +1,10 @@
 // The list of predictors: adding one is its file and a line here.
 #include "policy/predictor.h"
 
-#include <string>
-
 #include "base/error.h"
 #include "policy/activation.h"
 #include "policy/impact.h"
+#include "policy/named.h"
 #include "policy/next_gate.h"
 #include "policy/no_prediction.h"
 #include "policy/path.h"
@@ -16,24 +15,16 @@ namespace moestro::policy {
 
 namespace {
 
-struct Known {
-    std::string_view name;
-    std::unique_ptr<Predictor> (*make)(const PredictorSettings& settings);
-};
+using Make = std::unique_ptr<Predictor>(const PredictorSettings&);
 
-constexpr Known kKnown[] = {
+constexpr Named<Make> kKnown[] = {
     {"none", &make_no_prediction},    {"next_gate", &make_next_gate},   {"impact", &make_impact},
     {"transition", &make_transition}, {"activation", &make_activation}, {"path", &make_path},
     {"pre_gated", &make_pre_gated},
 };
 
-const Known& find(std::string_view name) {
-    std::string names;
-    for (const Known& known : kKnown) {
-        if (known.name == name) return known;
-        names += (names.empty() ? "" : ", ") + std::string(known.name);
-    }
-    fail(ErrorKind::usage, "unknown predictor \"", name, "\": choose one of ", names);
+Make& find(std::string_view name) {
+    return find_named(std::span<const Named<Make>>(kKnown), "predictor", name);
 }
 
 }  // namespace
@@ -43,15 +34,11 @@ void require_predictor(std::string_view name) {
 }
 
 std::unique_ptr<Predictor> make_predictor(std::string_view name, const PredictorSettings& settings) {
-    return find(name).make(settings);
+    return find(name)(settings);
 }
 
 const std::vector<std::string_view>& predictor_names() {
-    static const std::vector<std::string_view> names = [] {
-        std::vector<std::string_view> all;
-        for (const Known& known : kKnown) all.push_back(known.name);
-        return all;
-    }();
+    static const std::vector<std::string_view> names = names_of(std::span<const Named<Make>>(kKnown));
     return names;
 }
 
