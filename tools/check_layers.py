@@ -17,9 +17,10 @@ from pathlib import Path
 # Lowest first. A folder sees itself and every earlier line, not its neighbours on the same line.
 CPP_LEVELS: tuple[tuple[str, ...], ...] = (
     ("base",),
-    ("quant", "io", "policy", "device"),
+    ("quant", "io", "policy"),
     ("kernels",),
     ("memory",),
+    ("device",),
     ("store",),
     ("residency",),
     ("exec",),

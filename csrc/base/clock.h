@@ -1,6 +1,7 @@
 // Time is an argument: production passes SteadyClock, tests and the simulator pass VirtualClock.
 #pragma once
 
+#include <atomic>
 #include <chrono>
 #include <cstdint>
 
@@ -22,13 +23,14 @@ class SteadyClock final : public Clock {
     }
 };
 
+// Read by any thread, turned by one.
 class VirtualClock final : public Clock {
   public:
-    Nanos now() const override { return now_; }
-    void advance(Nanos by) { now_ += by; }
+    Nanos now() const override { return now_.load(std::memory_order_relaxed); }
+    void advance(Nanos by) { now_.fetch_add(by, std::memory_order_relaxed); }
 
   private:
-    Nanos now_ = 0;
+    std::atomic<Nanos> now_ = 0;
 };
 
 }  // namespace moestro

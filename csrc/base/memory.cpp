@@ -23,8 +23,8 @@ std::byte* map(std::size_t bytes, int access = PROT_READ | PROT_WRITE, int more 
 }
 
 // At a multiple of a huge page, so that none is lost at the ends: maps more, and gives what is over back.
-std::byte* map_aligned(std::size_t bytes) {
-    std::byte* mapped = map(bytes + kHugeBytes);
+std::byte* map_aligned(std::size_t bytes, int access = PROT_READ | PROT_WRITE, int more = 0) {
+    std::byte* mapped = map(bytes + kHugeBytes, access, more);
     const std::size_t before =
         round_up(reinterpret_cast<std::uintptr_t>(mapped), kHugeBytes) - reinterpret_cast<std::uintptr_t>(mapped);
     if (before) ::munmap(mapped, before);
@@ -41,11 +41,20 @@ PageBuffer::PageBuffer(std::size_t bytes, bool huge) : size_(round_up(bytes, kPa
     if (huge) ::madvise(data_, size_, MADV_HUGEPAGE);
 }
 
-PageBuffer PageBuffer::addresses(std::size_t bytes) {
+PageBuffer PageBuffer::addresses(std::size_t bytes, bool huge) {
     PageBuffer made;
     made.size_ = round_up(bytes, kPageBytes);
-    if (made.size_ > 0) made.data_ = map(made.size_, PROT_NONE, MAP_NORESERVE);
+    if (made.size_ == 0) return made;
+    const bool gains = huge && made.size_ >= kHugeBytes;
+    made.data_ =
+        gains ? map_aligned(made.size_, PROT_NONE, MAP_NORESERVE) : map(made.size_, PROT_NONE, MAP_NORESERVE);
+    if (huge) ::madvise(made.data_, made.size_, MADV_HUGEPAGE);
     return made;
+}
+
+bool PageBuffer::commit(std::size_t offset, std::size_t bytes) {
+    MOESTRO_CHECK(offset % kPageBytes == 0 && bytes % kPageBytes == 0 && offset + bytes <= size_);
+    return bytes == 0 || ::mprotect(data_ + offset, bytes, PROT_READ | PROT_WRITE) == 0;
 }
 
 PageBuffer::~PageBuffer() {

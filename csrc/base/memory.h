@@ -15,8 +15,8 @@ class PageBuffer {
     // (advice only; whether it was granted is never relied on).
     explicit PageBuffer(std::size_t bytes, bool huge = false);
     // Addresses without memory behind them, as many as one likes: they tell things apart, and cannot be read or
-    // written.
-    static PageBuffer addresses(std::size_t bytes);
+    // written. `huge`: where memory comes, in 2 MiB pages, if the system likes.
+    static PageBuffer addresses(std::size_t bytes, bool huge = false);
     ~PageBuffer();
     PageBuffer(PageBuffer&& other) noexcept;
     PageBuffer& operator=(PageBuffer&& other) noexcept;
@@ -27,6 +27,8 @@ class PageBuffer {
     std::size_t size() const noexcept { return size_; }
     std::span<std::byte> span() const noexcept { return {data_, size_}; }
 
+    // Makes a page-aligned range of addresses readable and writable. False when the system refuses.
+    bool commit(std::size_t offset, std::size_t bytes);
     // Gives the pages of a page-aligned range back; the addresses stay valid and read as zeros.
     void release(std::size_t offset, std::size_t bytes);
 

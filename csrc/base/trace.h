@@ -13,11 +13,12 @@
 namespace moestro {
 
 // Who was busy.
-enum class Lane : std::uint8_t { cpu, ssd, stream };  // computing threads; reads of experts; reads of streamed units
+// Computing threads; reads of experts; reads of streamed units; copies to a device; what it computes.
+enum class Lane : std::uint8_t { cpu, ssd, stream, link, device };
 enum class Activity : std::uint8_t { step, attention, mlp, route, experts, head, stall, read };
 
 constexpr std::string_view name(Lane lane) {
-    constexpr std::string_view names[] = {"cpu", "ssd", "stream"};
+    constexpr std::string_view names[] = {"cpu", "ssd", "stream", "link", "device"};
     return names[static_cast<std::size_t>(lane)];
 }
 constexpr std::string_view name(Activity activity) {

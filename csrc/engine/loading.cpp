@@ -1,7 +1,6 @@
 // The part of Runtime that runs before the first step: files, trunk, expert cache, KV pool.
 #include <algorithm>
 #include <climits>
-#include <thread>
 
 #include "base/bytes.h"
 #include "base/error.h"
@@ -21,17 +20,6 @@ std::size_t cache_limit(const store::Catalog& catalog, const memory::Ledger& led
             bytes_text(least - free), " (", least - free, " bytes) missing; held: ", ledger.summary(),
             ". Give more host_memory");
     return std::min(free, std::max(least, static_cast<std::size_t>(catalog.record_bytes())));
-}
-
-policy::ExpertSet expert_set(const store::Catalog& catalog) {
-    policy::ExpertSet set;
-    for (const store::ExpertLayer& layer : catalog.layers()) set.layers.push_back({layer.layer, layer.experts()});
-    return set;
-}
-
-// Whether some processor has nothing to do while the pool computes.
-bool spare_processor(const ThreadPool& pool) {
-    return std::thread::hardware_concurrency() > static_cast<unsigned>(pool.threads());
 }
 
 }  // namespace
@@ -101,28 +89,24 @@ void Runtime::set_experts(std::vector<ExpertLayer> layers) {
     require(!state.cache, ErrorKind::usage, "set_experts was called before: a runtime serves one model");
     auto catalog = std::make_shared<const store::Catalog>(std::move(layers), state.files);
     const std::size_t limit = cache_limit(*catalog, *state.ledger, state.options.expert_slots);
-    ThreadPool& pool = state.compute->pool();
-    auto source = catalog->packed() ? make_packed_source(catalog, *state.reader, pool, state.options.verify,
-                                                         *state.clock, spare_processor(pool))
-                                    : make_checkpoint_source(catalog, *state.reader, state.staging, pool, *state.clock);
+    state.catalog = std::move(catalog);
     state.cache = std::make_unique<residency::ExpertCache>(
-        catalog, state.ledger, limit, state.options.expert_slots.value_or(INT_MAX), std::move(source),
-        policy::make_eviction(state.options.policy, {expert_set(*catalog), state.options.frequencies}), *state.clock);
-    state.costs = exec::LiveCosts(state.options.costs, catalog->largest_record());
-    state.runner =
-        std::make_unique<exec::LayerRunner>(*catalog, *state.cache, *state.compute, *state.clock, &state.costs);
-    if (state.options.prefetch != "none") {
-        policy::PredictorSettings settings = state.options.predictor;
-        settings.experts = expert_set(*catalog);
-        state.prefetcher = std::make_unique<exec::Prefetcher>(policy::make_predictor(state.options.prefetch, settings),
-                                                              *catalog, *state.cache, state.costs, *state.clock);
-        state.runner->set_prefetcher(state.prefetcher.get());
+        state.catalog, state.ledger, limit, state.options.expert_slots.value_or(INT_MAX), state.disk(),
+        policy::make_eviction(state.options.policy, {state.expert_set(), state.options.frequencies}),
+        *state.clock);
+    state.caches.push_back(state.cache.get());
+    try {
+        state.add_runner();
+        state.add_prefetcher();
+    } catch (...) {
+        state.drop_experts();
+        throw;
     }
     if (state.trace->on()) {
         state.cache->set_trace(state.trace.get());
-        state.runner->set_trace(state.trace.get());
+        if (state.device_cache) state.device_cache->set_trace(state.trace.get(), Lane::link);
+        state.runner->schedule().set_trace(state.trace.get());
     }
-    state.catalog = std::move(catalog);
 }
 
 memory::KvPool& Runtime::set_kv(const kernels::KvLayout& layout, int layers) {

@@ -46,6 +46,7 @@ void Runtime::begin_step(int rows, std::span<const std::uint8_t> tentative, std:
     state_->log.begin(rows, tentative, tokens);
     state_->recorder.begin_step();
     state_->step_began = state_->clock->now();
+    if (state_->lanes) state_->lanes->advance(static_cast<Nanos>(state_->options.emulated->step.at(rows)));
     state_->grow();
     if (state_->stream) state_->stream->begin(units.value_or(state_->stream->units()));
     if (state_->cache) {
@@ -73,6 +74,10 @@ Ticket Runtime::submit_experts(int layer, const float* x, int rows, const std::i
     exec::LayerRunner& runner = state_->experts();
     const store::Catalog& catalog = *state_->catalog;
     state_->log.check(catalog, layer, rows);
+    if (state_->lanes) {
+        state_->lanes->advance(static_cast<Nanos>(state_->options.emulated->layer.at(rows)));
+        for (residency::ExpertCache* cache : state_->caches) cache->poll();
+    }
     state_->routed_whole = rows == state_->log.rows();
     if (state_->prefetcher && state_->routed_whole) {
         const std::size_t pairs = static_cast<std::size_t>(rows) * static_cast<std::size_t>(std::max(0, top_k));
@@ -146,15 +151,19 @@ void Runtime::end_step(std::span<const std::uint8_t> accepted) {
         state.log.replay(
             *state.catalog, accepted,
             [&](int row) {
-                state.cache->token();
+                for (residency::ExpertCache* cache : state.caches) cache->token();
                 if (state.prefetcher) state.prefetcher->token(state.log.tokens()[static_cast<std::size_t>(row)]);
             },
-            [&](int layer, std::span<const policy::ScoredExpert> best) { state.cache->scored(layer, best); },
+            [&](int layer, std::span<const policy::ScoredExpert> best) {
+                for (residency::ExpertCache* cache : state.caches) cache->scored(layer, best);
+            },
             [&](ExpertId id) {
-                state.cache->used(id);
+                for (residency::ExpertCache* cache : state.caches) cache->used(id);
                 if (state.prefetcher) state.prefetcher->used(id);
             });
         if (state.prefetcher) state.prefetcher->end_step();
+        if (state.trial && state.trial->step(state.log.rows(), state.clock->now() - state.step_began))
+            state.runner->schedule().set_planner(state.trial->current());
     }
     ++state.steps;
     state.rows += accepted.empty()
@@ -203,7 +212,13 @@ std::vector<std::string> Runtime::refused() const {
     std::lock_guard lock(state_->looking);
     for (const auto& file : state_->files)
         if (!file->refusal().empty()) all.push_back(file->refusal());
+    for (const std::string& reason : state_->published.refused) all.push_back(reason);
     return all;
+}
+
+std::string Runtime::schedule() const {
+    std::lock_guard lock(state_->looking);
+    return state_->published.schedule;
 }
 
 std::string Runtime::file_mode() const {
@@ -236,7 +251,7 @@ void Runtime::check_integrity() const {
     const Entry entry(*state_);
     state_->ledger->check_integrity();
     if (state_->runner) state_->runner->sweep();
-    if (state_->cache) state_->cache->check_integrity();
+    for (const residency::ExpertCache* cache : state_->caches) cache->check_integrity();
     if (state_->stream) state_->stream->check_integrity();
     const bool loading = state_->cache && state_->cache->loading() > 0;
     MOESTRO_CHECK(loading || state_->staging.idle());

@@ -25,6 +25,7 @@
 #include "memory/ledger.h"
 #include "quant/format.h"
 #include "residency/layer_stream.h"
+#include "residency/tiers.h"
 #include "store/catalog.h"
 #include "store/record_source.h"
 #include "store/trunk_loader.h"
@@ -43,6 +44,17 @@ using store::Part;
 using store::RecordExtent;
 using store::TensorSlice;
 using store::Verify;
+
+// A machine with a device that needs none: what its lanes take, on a virtual clock.
+struct EmulatedMachine {
+    std::vector<policy::LaneCosts> costs;  // by layer with experts; or one, for all
+    policy::Line layer = {};               // of a layer beside its experts, by rows
+    policy::Line step = {};                // of a step beside its layers
+    std::size_t memory = 0;                // bytes that the device has
+    // What goes wrong, for tests: device::EmulatedOptions.
+    int failed_allocation = 0, failed_copy = 0;
+    bool no_pinning = false;
+};
 
 struct RuntimeOptions {
     int threads = 1;
@@ -67,6 +79,11 @@ struct RuntimeOptions {
     std::optional<int> expert_slots;  // tests: exactly this many slots, at least 2
     std::size_t trace_events = 0;     // room for the latest events of trace(); 0 records none
     std::string faults;               // tests: plan of io::FaultyReader, "" = none
+    std::optional<EmulatedMachine> emulated = {};  // then time is virtual
+    std::size_t device_memory = 0;                 // bytes, hard; 0: experts stay off the device
+    residency::Copies copies = residency::Copies::inclusive;
+    // Who decides what the device computes: a planner; "device", which wants all experts there; "auto", which tries.
+    std::string schedule = "hybrid";
 };
 
 // What a test replaces.
@@ -86,6 +103,11 @@ struct Counters {                                                   // since con
     std::int64_t stream_stall_ns = 0;      // waiting for streamed units
     std::int64_t stream_arrival_ns = 0;    // verifying and interleaving them, beside the computation
     std::int64_t stream_read_busy_ns = 0;  // time with at least one of their reads in flight
+    std::uint64_t on_device = 0;             // of hits, misses and joined: computed by the device
+    std::uint64_t link_bytes = 0;            // copied to the device
+    std::uint64_t device_evictions = 0;      // from its memory
+    std::int64_t device_ns = 0;              // from launches until their ends
+    std::int64_t clock_ns = 0;               // of the runtime's clock, which may be virtual
     std::int64_t compute_queued_ns = 0, read_queued_ns = 0, stream_queued_ns = 0;  // waiting for others before them
     std::uint64_t steps = 0, rows = 0;
 };
@@ -96,6 +118,9 @@ struct Residency {
     std::size_t slot_bytes = 0;  // of the largest record
     std::size_t expert_bytes_resident = 0, expert_bytes_total = 0;
     int units = 0, units_kept = 0;  // of the layer stream; those that stay
+    int device_slots = 0, device_resident = 0;
+    std::size_t device_bytes = 0;   // of the slots' limit
+    std::size_t device_peak = 0;    // of what was ever allocated
 };
 
 // One submit_experts; dropping it without wait() abandons the work safely, on any thread, also after its runtime.
@@ -191,6 +216,11 @@ class Runtime {
     void end_step(std::span<const std::uint8_t> accepted);
     void abort_step();  // drops an unfinished step; safe in any state
 
+    // Other budgets from now on; none given: as it is. What is over is given up: experts first, then units of the trunk.
+    // Throws Error(budget), and nothing changed, where that does not suffice, or the device has not so much memory.
+    // Not during a step.
+    void resize(std::optional<std::size_t> host_memory, std::optional<std::size_t> device_memory);
+
     // ---- experts one by one, for callers that compute themselves
     // ------------------------------------------------------ Starts reads of those that are absent, as far as there is
     // room; returns how many were started.
@@ -213,6 +243,8 @@ class Runtime {
     std::vector<exec::PrefetchCounters> prefetch_counters() const;  // the same; by layer with experts
     io::ReaderInfo reader_info() const;
     std::vector<std::string> refused() const;  // every fast path not taken, with its reason
+    // Who decides what the device computes, and why; empty without a device.
+    std::string schedule() const;
     std::string file_mode() const;             // "direct" | "buffered" | "mixed"; "none" while no file is open
     // Throws Error(usage) for a layer without experts. Not while the runtime is being built.
     int hidden(int layer) const;

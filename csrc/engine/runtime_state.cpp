@@ -31,7 +31,8 @@ std::size_t Runtime::staging_bytes() {
 Runtime::State::State(const RuntimeOptions& given, const World& given_world)
     : options(given),
       world(given_world),
-      clock(given_world.clock),
+      lanes(given.emulated ? std::make_shared<VirtualLanes>(policy::kLanes) : nullptr),
+      clock(lanes ? std::static_pointer_cast<const Clock>(lanes->clock()) : given_world.clock),
       compute(std::make_shared<kernels::Compute>(given.threads, kernels::choose_isa(given.isa, given.math))),
       ledger(std::make_shared<memory::Ledger>(given.host_memory)),
       trace(std::make_shared<TraceRing>(given.trace_events)),
@@ -41,8 +42,23 @@ Runtime::State::State(const RuntimeOptions& given, const World& given_world)
       trunk(ledger, *reader, staging, compute->pool(), given.verify, *clock) {
     policy::require_predictor(given.prefetch);
     policy::require_eviction(given.policy);  // an unknown name is refused here, not after minutes of loading
+    if (given.schedule != "auto" && given.schedule != "device") policy::require_planner(given.schedule);
     require(!given.expert_slots || *given.expert_slots >= 2, ErrorKind::usage, "expert_slots must be at least 2; got ",
             given.expert_slots.value_or(0));
+}
+
+// While the reader is still there: what is under way may want to read.
+Runtime::State::~State() {
+    drop_experts();
+}
+
+void Runtime::State::drop_experts() {
+    runner.reset();
+    prefetcher.reset();
+    held.clear();
+    caches.clear();
+    device_cache.reset();
+    cache.reset();
 }
 
 exec::LayerRunner& Runtime::State::experts() const {
@@ -63,8 +79,12 @@ residency::LayerStream& Runtime::State::streamed() const {
 
 // First experts, which are cached for speed alone, then units of the trunk, which are read again in every step.
 bool Runtime::State::lend(std::size_t bytes) {
-    if (!cache && !stream) return false;
     const Entry entry(*this);
+    return give_up(bytes);
+}
+
+bool Runtime::State::give_up(std::size_t bytes) {
+    if (!cache && !stream) return bytes == 0;
     if (runner) runner->sweep();
     const std::size_t from_cache = cache ? std::min(bytes, cache->limit() - cache->minimum()) : 0;
     if (from_cache == bytes) return cache->set_limit(cache->limit() - bytes);
@@ -137,6 +157,8 @@ void Runtime::State::publish() {
         now.read_busy_ns = cached.read_busy_ns;
         now.compute_queued_ns = run.queued_ns;
         now.read_queued_ns = cached.read_queued_ns;
+        now.on_device = run.on_device;
+        now.device_ns = run.device_ns;
         where = {.slots = cache->slots(),
                  .resident = cache->resident(),
                  .slot_bytes = cache->largest_slot(),
@@ -154,7 +176,22 @@ void Runtime::State::publish() {
         where.units = stream->units();
         where.units_kept = stream->kept();
     }
+    now.clock_ns = clock->now();
+    if (device_cache) {
+        now.link_bytes = device_cache->source_counters().bytes;
+        now.device_evictions = device_cache->counters().evictions;
+        where.device_slots = device_cache->slots();
+        where.device_resident = device_cache->resident();
+        where.device_bytes = device_cache->limit();
+        where.device_peak = device->peak();
+    }
     std::lock_guard lock(looking);
+    if (device_cache) {
+        published.schedule = trial ? trial->summary() : options.schedule;
+        published.refused.clear();
+        for (const std::string& reason : {device_cache->refusal(), runner->refusal()})
+            if (!reason.empty()) published.refused.push_back(reason);
+    }
     if (prefetcher) {
         const auto all = prefetcher->counters();
         published.prefetch.assign(all.begin(), all.end());

@@ -8,11 +8,14 @@
 #include <mutex>
 #include <string>
 
+#include "base/virtual_lanes.h"
+#include "device/device.h"
 #include "engine/runtime.h"
 #include "engine/step_log.h"
 #include "exec/layer_runner.h"
 #include "exec/live_costs.h"
 #include "exec/prefetcher.h"
+#include "exec/schedule_trial.h"
 #include "memory/staging.h"
 #include "residency/expert_cache.h"
 #include "residency/layer_stream.h"
@@ -33,10 +36,11 @@ struct HeldExpert {
 
 struct Runtime::State final : memory::Lender {
     State(const RuntimeOptions& options, const World& world);
-    ~State() override = default;
+    ~State() override;
 
     // KV blocks and expert slots share what the budget has left.
     bool lend(std::size_t bytes) override;
+    bool give_up(std::size_t bytes);  // the same, for one who has entered
     void returned() override;
     std::size_t can_lend() const override;
     void grow();
@@ -44,6 +48,15 @@ struct Runtime::State final : memory::Lender {
     // Waits for loads nobody waits for: the reader is then free for others.
     void settle();
     void publish();
+    policy::ExpertSet expert_set() const;
+    std::unique_ptr<store::RecordSource> disk();         // where experts' records come from
+    std::vector<policy::LaneCosts> known_costs() const;  // by layer with experts; empty where they are measured
+    void add_runner();                                   // and the device's cache, where there is device memory
+    residency::DeviceTier add_device();
+    void add_prefetcher();
+    void drop_experts();
+    void resize_host(std::size_t bytes);
+    void resize_device(std::size_t bytes);
     policy::RoutingRecord::Step measured() const;  // what the step took until now
     ExpertId expert(int layer, int expert) const;  // throws Error(usage) for one that does not exist
     exec::LayerRunner& experts() const;            // throws Error(usage) before set_experts
@@ -55,6 +68,7 @@ struct Runtime::State final : memory::Lender {
     // Constant after construction:
     const RuntimeOptions options;
     const World world;
+    const std::shared_ptr<VirtualLanes> lanes;  // none where time is real
     const std::shared_ptr<const Clock> clock;
     const std::shared_ptr<kernels::Compute> compute;
     const std::shared_ptr<memory::Ledger> ledger;
@@ -66,8 +80,15 @@ struct Runtime::State final : memory::Lender {
     std::map<std::string, int> file_numbers;
     std::shared_ptr<const store::Catalog> catalog;
     std::unique_ptr<residency::ExpertCache> cache;
+    std::shared_ptr<device::Device> device;  // these four: none without device memory
+    std::shared_ptr<memory::Ledger> device_ledger;
+    std::unique_ptr<residency::ExpertCache> device_cache;  // after the host's, from which it reads
+    residency::LinkSource* link = nullptr;                 // the device cache's
+    std::vector<residency::ExpertCache*> caches;           // both
     exec::LiveCosts costs;
+    exec::LiveCosts prefetch_costs;  // of the tier that is read ahead into
     std::unique_ptr<exec::Prefetcher> prefetcher;  // none with predictor "none"
+    std::optional<exec::ScheduleTrial> trial;      // schedule "auto"
     std::unique_ptr<exec::LayerRunner> runner;
     std::map<ExpertId, HeldExpert> held;       // after the cache, so gone before it
     std::shared_ptr<store::TrunkUnits> units;  // none while nothing is streamed
@@ -88,6 +109,8 @@ struct Runtime::State final : memory::Lender {
         Counters counters;
         Residency residency;
         std::vector<exec::PrefetchCounters> prefetch;
+        std::string schedule;
+        std::vector<std::string> refused;
     } published;
     store::Files files;
 

@@ -9,12 +9,8 @@ namespace moestro::exec {
 
 namespace {
 
-// Experts computed between two looks at the disk: enough to keep all threads busy, little enough that reads go on.
-constexpr std::int64_t kPiecePairs = 256;
-constexpr std::size_t kPieceBytes = std::size_t{64} << 20;
-
 std::int64_t piece_pairs_at_most(std::int64_t rows, std::int64_t top_k) {
-    return std::max(rows, std::min(rows * top_k, kPiecePairs));
+    return std::max(rows, std::min(rows * top_k, LayerSchedule::Piece().rows));
 }
 
 bool integer(const store::ExpertLayer& layer) {
@@ -25,24 +21,43 @@ kernels::Matrix matrix(const store::Part& part, const std::byte* record, const f
     return {.data = record + part.offset, .spec = part.spec, .bias = bias};
 }
 
-class Timer {
-  public:
-    Timer(const Clock& clock, Nanos& total) : clock_(clock), total_(total), begin_(clock.now()) {}
-    ~Timer() { total_ += clock_.now() - begin_; }
-    Timer(const Timer&) = delete;
-    Timer& operator=(const Timer&) = delete;
-
-  private:
-    const Clock& clock_;
-    Nanos& total_;
-    const Nanos begin_;
-};
-
 }  // namespace
 
-LayerRunner::LayerRunner(const store::Catalog& catalog, residency::ExpertCache& cache, kernels::Compute& compute,
-                         const Clock& clock, LiveCosts* costs)
-    : catalog_(catalog), cache_(cache), compute_(compute), clock_(clock), costs_(costs) {}
+// What computes a submission's tasks: kernels.
+class LayerRunner::Hands final : public Workers {
+  public:
+    Hands(LayerRunner& runner, const Submission& submission) : runner_(runner), submission_(submission) {}
+
+    void on_cpu(const LayerRun&, std::span<const int> tasks) override {
+        collect(tasks, reinterpret_cast<float*>(runner_.outputs_.data()));
+        kernels::experts(runner_.compute_, runner_.activations_, runner_.jobs_, runner_.mlp_);
+    }
+    device::Event on_device(const LayerRun&, std::span<const int> tasks, const device::Event& after,
+                            Nanos takes) override {
+        collect(tasks, runner_.rows_->outputs());
+        return runner_.rows_->run(runner_.jobs_, integer(*submission_.layer_), after, takes);
+    }
+
+  private:
+    void collect(std::span<const int> tasks, float* outputs) {
+        runner_.jobs_.clear();
+        for (const int group : tasks) runner_.jobs_.push_back(runner_.job(submission_, group, outputs));
+    }
+
+    LayerRunner& runner_;
+    const Submission& submission_;
+};
+
+LayerRunner::LayerRunner(const store::Catalog& catalog, const residency::Tiers& tiers, kernels::Compute& compute,
+                         const Clock& clock, LiveCosts* costs, std::unique_ptr<DeviceRows> rows,
+                         std::vector<policy::LaneCosts> known)
+    : catalog_(catalog),
+      compute_(compute),
+      clock_(clock),
+      schedule_(tiers, catalog, clock, costs, std::move(known)),
+      rows_(std::move(rows)) {
+    MOESTRO_CHECK(tiers.has_device() == (rows_ != nullptr));
+}
 
 LayerRunner::~LayerRunner() {
     abandon_all();
@@ -73,12 +88,11 @@ std::shared_ptr<Submission> LayerRunner::submit(int layer, const float* x, int r
     made->top_k_ = top_k;
     made->weights_.assign(weights, weights + static_cast<std::size_t>(rows) * static_cast<std::size_t>(top_k));
     made->open_ = true;
-    made->submitted_ = clock_.now();
     open_.push_back(made);
-    ids_.clear();
-    for (int group = 0; group < made->groups_.distinct(); ++group) ids_.push_back({layer, made->groups_.expert(group)});
-    made->wave_.begin(cache_, ids_);
-    count(made->wave_);
+    tasks_.clear();
+    for (int group = 0; group < made->groups_.distinct(); ++group)
+        tasks_.push_back({{layer, made->groups_.expert(group)}, made->groups_.pairs(group)});
+    schedule_.begin(made->run_, tasks_);
     return made;
 }
 
@@ -92,13 +106,6 @@ std::shared_ptr<Submission> LayerRunner::fresh() {
     return taken;
 }
 
-void LayerRunner::count(const residency::Wave& wave) {
-    for (int group = 0; group < wave.size(); ++group)
-        ++(wave.found(group) == residency::State::host      ? counters_.hits
-           : wave.found(group) == residency::State::loading ? counters_.joined
-                                                            : counters_.misses);
-}
-
 // ---- wait -----------------------------------------------------------------------------------------------------------
 
 void LayerRunner::wait(Submission& submission, float* y) {
@@ -110,13 +117,17 @@ void LayerRunner::wait(Submission& submission, float* y) {
         ~Close() { runner.close(submission); }
     } close{*this, submission};
     if (submission.rows_ == 0) return;
+    const Nanos begin = clock_.now();
     prepare(submission);
-    run(submission);
+    schedule_.add_compute(clock_.now() - begin);
+    Hands hands(*this, submission);
+    schedule_.finish(submission.run_, hands, [&] { return disarm_others(submission); });
+    const Nanos end = clock_.now();
     combine(submission, y);
+    schedule_.add_compute(clock_.now() - end);
 }
 
 void LayerRunner::prepare(const Submission& submission) {
-    const Timer timer(clock_, counters_.compute_ns);
     const int hidden = submission.layer_->gate.spec.cols;
     const std::size_t pairs = submission.weights_.size();
     const std::size_t bytes = pairs * static_cast<std::size_t>(hidden) * sizeof(float);
@@ -125,121 +136,61 @@ void LayerRunner::prepare(const Submission& submission) {
         outputs_ = PageBuffer(bytes);
     }
     activations_.prepare(compute_, submission.x_, submission.rows_, hidden, integer(*submission.layer_));
+    if (rows_) rows_->begin(submission.x_, submission.rows_, pairs, hidden);
 }
 
-void LayerRunner::run(Submission& submission) {
-    while (submission.wave_.left() > 0) {
-        submission.wave_.acquire();
-        if (compute_some(submission))
-            cache_.poll();
-        else
-            stall(submission);
-        if (prefetcher_) prefetcher_->go_on();
-    }
-}
-
-// Computes a piece of what is ready and unpins it; false when nothing is.
-bool LayerRunner::compute_some(Submission& submission) {
-    jobs_.clear();
-    piece_.clear();
-    piece_pairs_ = 0;
-    piece_bytes_ = 0;
-    piece_ready_ = 0;
-    collect(submission, true);
-    collect(submission, false);
-    if (jobs_.empty()) return false;
-    const Nanos begin = clock_.now();
-    for (const int group : piece_) counters_.queued_ns += begin - ready(submission, group);
-    kernels::experts(compute_, activations_, jobs_, mlp_);
-    const Nanos end = clock_.now();
-    counters_.compute_ns += end - begin;
-    if (costs_) costs_->computed(static_cast<int>(piece_.size()), piece_pairs_, end - begin);
-    if (trace_)
-        trace_->add({.activity = Activity::experts,
-                     .layer = submission.layer_->layer,
-                     .count = static_cast<std::int32_t>(piece_.size()),
-                     .submitted = piece_ready_,
-                     .started = begin,
-                     .done = end});
-    for (const int group : piece_) submission.wave_.done(group);
-    return true;
-}
-
-// Adds experts whose records are complete until the piece is full; those that were resident from the start first.
-void LayerRunner::collect(Submission& submission, bool hits) {
+// One group's expert, with its outputs at the group's place among all.
+kernels::ExpertJob LayerRunner::job(const Submission& submission, int group, float* outputs) const {
     const store::ExpertLayer& layer = *submission.layer_;
-    for (int group = 0; group < submission.groups_.distinct(); ++group) {
-        const residency::Wave& wave = submission.wave_;
-        const bool hit = wave.found(group) == residency::State::host;
-        if (hit != hits || wave.stage(group) != residency::Wave::Stage::pinned) continue;
-        const residency::Pin& pin = wave.pin(group);
-        if (pin.state() == residency::State::failed) throw pin.error();
-        if (pin.state() != residency::State::host) continue;
-        const std::int64_t pairs = submission.groups_.pairs(group);
-        const bool full = piece_pairs_ + pairs > kPiecePairs || piece_bytes_ + layer.record_bytes > kPieceBytes;
-        if (!jobs_.empty() && full) return;
-        const std::byte* record = pin.data();
-        const int expert = submission.groups_.expert(group);
-        jobs_.push_back(
-            {{matrix(layer.gate, record, layer.bias(0, expert)), matrix(layer.up, record, layer.bias(1, expert)),
-              matrix(layer.down, record, layer.bias(2, expert)), layer.kind},
-             submission.groups_.rows(group),
-             output(submission, submission.groups_.begin(group))});
-        piece_.push_back(group);
-        piece_pairs_ += pairs;
-        piece_bytes_ += layer.record_bytes;
-        piece_ready_ = std::max(piece_ready_, ready(submission, group));
-    }
-}
-
-// When an expert could first be computed.
-Nanos LayerRunner::ready(const Submission& submission, int group) {
-    return std::max(submission.submitted_, submission.wave_.pin(group).ready());
-}
-
-void LayerRunner::stall(Submission& submission) {
-    // Otherwise all slots are held by other submissions, or by loads nobody waits for any more.
-    if (!submission.wave_.waiting() && disarm_others(submission)) return;
-    MOESTRO_CHECK(cache_.loading() > 0);
-    const Nanos arrivals_before = cache_.source_counters().arrival_ns, begin = clock_.now();
-    cache_.wait();
-    const Nanos end = clock_.now();
-    counters_.stall_ns += end - begin - (cache_.source_counters().arrival_ns - arrivals_before);
-    if (trace_)
-        trace_->add({.activity = Activity::stall,
-                     .layer = submission.layer_->layer,
-                     .submitted = begin,
-                     .started = begin,
-                     .done = end});
+    const Grouping& groups = submission.groups_;
+    const std::byte* const record = submission.run_.record(group);
+    const int expert = groups.expert(group);
+    const std::size_t hidden = static_cast<std::size_t>(layer.gate.spec.cols);
+    return {{matrix(layer.gate, record, layer.bias(0, expert)), matrix(layer.up, record, layer.bias(1, expert)),
+             matrix(layer.down, record, layer.bias(2, expert)), layer.kind},
+            groups.rows(group),
+            outputs + static_cast<std::size_t>(groups.begin(group)) * hidden};
 }
 
 // Takes back what other open submissions pinned ahead of their turn; they pin it again in their own wait().
 bool LayerRunner::disarm_others(const Submission& submission) {
     bool any = false;
     for (const std::shared_ptr<Submission>& other : open_) {
-        if (other.get() != &submission) any |= other->wave_.disarm();
+        if (other.get() != &submission) any |= schedule_.disarm(other->run_);
     }
     return any;
 }
 
-float* LayerRunner::output(const Submission& submission, std::int32_t place) {
-    const std::size_t hidden = static_cast<std::size_t>(submission.layer_->gate.spec.cols);
-    return reinterpret_cast<float*>(outputs_.data()) + static_cast<std::size_t>(place) * hidden;
-}
-
 void LayerRunner::combine(const Submission& submission, float* y) {
-    const Timer timer(clock_, counters_.compute_ns);
+    const int hidden = submission.layer_->gate.spec.cols;
+    const auto* const by_cpu = reinterpret_cast<const float*>(outputs_.data());
     pointers_.clear();
     pointers_.reserve(submission.weights_.size());
-    for (const std::int32_t place : submission.groups_.places()) pointers_.push_back(output(submission, place));
-    kernels::combine(compute_, pointers_, submission.weights_.data(), submission.rows_, submission.top_k_,
-                     submission.layer_->gate.spec.cols, y);
+    for (const std::int32_t place : submission.groups_.places()) 
+        pointers_.push_back(by_cpu + std::ptrdiff_t{place} * hidden);
+    if (rows_) take_from_device(submission);
+    kernels::combine(compute_, pointers_, submission.weights_.data(), submission.rows_, submission.top_k_, hidden, y);
+}
+
+// The outputs of what the device computed are elsewhere.
+void LayerRunner::take_from_device(const Submission& submission) {
+    const Grouping& groups = submission.groups_;
+    const int hidden = submission.layer_->gate.spec.cols;
+    on_device_.assign(submission.weights_.size(), false);  // by place
+    for (int group = 0; group < groups.distinct(); ++group)
+        if (submission.run_.on_device(group))
+            std::fill_n(on_device_.begin() + groups.begin(group), groups.pairs(group), true);
+    for (std::size_t pair = 0; pair < pointers_.size(); ++pair) {
+        const std::int32_t place = groups.places()[pair];
+        if (on_device_[static_cast<std::size_t>(place)])
+            pointers_[pair] = rows_->outputs() + std::ptrdiff_t{place} * hidden;
+    }
 }
 
 // ---- the end of a submission ----------------------------------------------------------------------------------------
 
 void LayerRunner::close(Submission& submission) {
-    submission.wave_.end();
+    schedule_.end(submission.run_);
     submission.open_ = false;
     submission.x_ = nullptr;
     const auto at = std::find_if(open_.begin(), open_.end(), [&](const auto& one) { return one.get() == &submission; });

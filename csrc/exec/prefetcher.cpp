@@ -107,7 +107,7 @@ void Prefetcher::settle(std::size_t position) {
             if (!chosen_[expert] || state == residency::State::absent)
                 counted.wasted_bytes += bytes(position);
             else
-                (state == residency::State::host ? counted.used_bytes : counted.late_bytes) += bytes(position);
+                (state == residency::State::resident ? counted.used_bytes : counted.late_bytes) += bytes(position);
         }
         if (!chosen_[expert]) continue;
         const auto gave = gave_way_.find(id);

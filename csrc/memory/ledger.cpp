@@ -44,6 +44,19 @@ void Ledger::give(const std::string& name, std::size_t bytes) {
     held_ -= bytes;
 }
 
+bool Ledger::set_budget(std::size_t bytes) {
+    std::lock_guard lock(mutex_);
+    if (held_ > bytes) return false;
+    budget_ = bytes;
+    largest_budget_ = std::max(largest_budget_, bytes);
+    return true;
+}
+
+std::size_t Ledger::budget() const {
+    std::lock_guard lock(mutex_);
+    return budget_;
+}
+
 std::size_t Ledger::held() const {
     std::lock_guard lock(mutex_);
     return held_;
@@ -85,7 +98,7 @@ void Ledger::check_integrity() const {
         MOESTRO_CHECK(entry.name == name && entry.bytes <= entry.peak);
         sum += entry.bytes;
     }
-    MOESTRO_CHECK(sum == held_ && held_ <= budget_ && held_ <= peak_ && peak_ <= budget_);
+    MOESTRO_CHECK(sum == held_ && held_ <= budget_ && held_ <= peak_ && peak_ <= largest_budget_);
 }
 
 Reservation::Reservation(std::shared_ptr<Ledger> ledger, std::string name, std::size_t bytes)

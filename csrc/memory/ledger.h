@@ -20,7 +20,7 @@ struct LedgerEntry {
 // Thread-safe.
 class Ledger {
   public:
-    explicit Ledger(std::size_t budget) : budget_(budget) {}
+    explicit Ledger(std::size_t budget) : budget_(budget), largest_budget_(budget) {}
 
     // Adds `bytes` to the entry. Throws Error(budget) naming the entry, what was asked for, what is free, the missing
     // number and every entry held ("trunk 1.2 GiB + slots ...").
@@ -29,7 +29,9 @@ class Ledger {
     // Throws Error(internal) when the entry holds less.
     void give(const std::string& name, std::size_t bytes);
 
-    std::size_t budget() const { return budget_; }
+    // False, and unchanged, when more than that is held.
+    bool set_budget(std::size_t bytes);
+    std::size_t budget() const;
     std::size_t held() const;
     std::size_t peak() const;  // of the sum
     std::size_t free() const;
@@ -43,8 +45,8 @@ class Ledger {
     bool add(const std::string& name, std::size_t bytes);  // mutex held
     std::string summary_locked() const;
 
-    const std::size_t budget_;
     mutable std::mutex mutex_;  // guards all below
+    std::size_t budget_, largest_budget_;
     std::map<std::string, LedgerEntry> entries_;
     std::size_t held_ = 0, peak_ = 0;
 };

@@ -1,7 +1,5 @@
 #include "memory/slot_pool.h"
 
-#include <sys/mman.h>
-
 #include <algorithm>
 #include <utility>
 
@@ -11,19 +9,17 @@
 namespace moestro::memory {
 
 SlotPool::SlotPool(std::shared_ptr<Ledger> ledger, std::vector<SlotClass> classes, std::size_t limit, int max_slots,
-                   Backing backing)
-    : max_slots_(max_slots) {
-    const std::size_t budget = ledger->budget();
+                   std::unique_ptr<SlotMemory> memory)
+    : max_slots_(max_slots), memory_(std::move(memory)) {
     reservation_ = Reservation(std::move(ledger), "expert slots", limit);
     for (const SlotClass& wanted : classes) {
         MOESTRO_CHECK(wanted.bytes > 0 && wanted.bytes % kPageBytes == 0 && wanted.most >= 0);
-        // The limit can never pass the budget, so addresses beyond it would be of no use.
-        const std::size_t slots = std::min(static_cast<std::size_t>(wanted.most), budget / wanted.bytes);
+        const std::size_t slots = static_cast<std::size_t>(wanted.most);
         Class& made = classes_.emplace_back();
         made.bytes = wanted.bytes;
-        const std::size_t bytes = slots * wanted.bytes;
-        made.arena = backing == Backing::memory ? PageBuffer(bytes, true) : PageBuffer::addresses(bytes);
+        memory_->add_class(wanted.bytes, slots);
         made.use.assign(slots, Use::empty);
+        made.where.assign(slots, nullptr);
         for (std::size_t index = slots; index-- > 0;) made.empty.push_back(static_cast<int>(index));
         made.spare.reserve(slots);
     }
@@ -35,21 +31,34 @@ bool SlotPool::over(std::size_t more_bytes, int more_slots, std::size_t limit) c
 
 std::optional<Slot> SlotPool::take(int size_class) {
     Class& from = classes_[static_cast<std::size_t>(size_class)];
-    if (from.spare.empty()) {
-        if (from.empty.empty()) return std::nullopt;
-        while (over(from.bytes, 1, limit()))
-            if (!decommit_one(size_class)) return std::nullopt;
-        from.spare.push_back(from.empty.back());
-        from.empty.pop_back();
-        committed_bytes_ += from.bytes;
-        ++committed_;
-    }
+    if (from.spare.empty() && !commit(size_class)) return std::nullopt;
     const int index = from.spare.back();
     from.spare.pop_back();
     from.use[static_cast<std::size_t>(index)] = Use::taken;
     in_use_bytes_ += from.bytes;
     ++in_use_;
-    return Slot{size_class, index, from.arena.data() + static_cast<std::size_t>(index) * from.bytes};
+    return Slot{size_class, index, from.where[static_cast<std::size_t>(index)]};
+}
+
+// Makes a spare slot, out of what other classes have spare if need be.
+bool SlotPool::commit(int size_class) {
+    Class& of = classes_[static_cast<std::size_t>(size_class)];
+    if (of.empty.empty()) return false;
+    while (over(of.bytes, 1, limit()))
+        if (!decommit_one(size_class)) return false;
+    const int index = of.empty.back();
+    std::byte* const data = memory_->commit(size_class, index);
+    if (!data) {
+        MOESTRO_CHECK(reservation_.try_resize(committed_bytes_));
+        return false;
+    }
+    of.where[static_cast<std::size_t>(index)] = data;
+    of.use[static_cast<std::size_t>(index)] = Use::spare;
+    of.empty.pop_back();
+    of.spare.push_back(index);
+    committed_bytes_ += of.bytes;
+    ++committed_;
+    return true;
 }
 
 void SlotPool::give(const Slot& slot) {
@@ -77,24 +86,21 @@ bool SlotPool::set_limit(std::size_t bytes) {
 bool SlotPool::decommit_one(int except) {
     for (std::size_t i = 0; i < classes_.size(); ++i) {
         if (static_cast<int>(i) == except || classes_[i].spare.empty()) continue;
-        decommit(classes_[i]);
+        decommit(static_cast<int>(i));
         return true;
     }
     return false;
 }
 
-void SlotPool::decommit(Class& size_class) {
-    if (!size_class.split) {
-        // From here on the range has holes, and the kernel must not fill them again by merging pages into huge ones.
-        ::madvise(size_class.arena.data(), size_class.arena.size(), MADV_NOHUGEPAGE);
-        size_class.split = true;
-    }
-    const int index = size_class.spare.back();
-    size_class.spare.pop_back();
-    size_class.arena.release(static_cast<std::size_t>(index) * size_class.bytes, size_class.bytes);
-    size_class.use[static_cast<std::size_t>(index)] = Use::empty;
-    size_class.empty.push_back(index);
-    committed_bytes_ -= size_class.bytes;
+void SlotPool::decommit(int size_class) {
+    Class& of = classes_[static_cast<std::size_t>(size_class)];
+    const int index = of.spare.back();
+    of.spare.pop_back();
+    memory_->decommit(size_class, index);
+    of.where[static_cast<std::size_t>(index)] = nullptr;
+    of.use[static_cast<std::size_t>(index)] = Use::empty;
+    of.empty.push_back(index);
+    committed_bytes_ -= of.bytes;
     --committed_;
 }
 

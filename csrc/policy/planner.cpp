@@ -2,11 +2,10 @@
 #include "policy/planner.h"
 
 #include "base/error.h"
+#include "policy/by_place.h"
 #include "policy/greedy_01.h"
 #include "policy/hybrid.h"
 #include "policy/named.h"
-#include "policy/on_demand.h"
-#include "policy/static_split.h"
 
 namespace moestro::policy {
 
@@ -19,6 +18,7 @@ constexpr Named<Make> kKnown[] = {
     {"greedy_01", &make_greedy_01},
     {"static", &make_static_split},
     {"on_demand", &make_on_demand},
+    {"cpu", &make_cpu_only},
 };
 
 Make& find(std::string_view name) {

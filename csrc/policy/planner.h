@@ -16,6 +16,9 @@ class Planner {
     virtual ~Planner() = default;
     virtual std::string_view name() const = 0;
 
+    // Whether device memory that is left should fill up with what the CPU computed.
+    virtual bool fills_device() const { return true; }
+
     // Replaces what is in `plan`, whose room is used again. Every item is computed once.
     virtual void plan(const LayerWork& work, LayerPlan& plan) = 0;
 };

@@ -44,9 +44,9 @@ std::vector<memory::SlotClass> ExpertCache::classes() {
 
 ExpertCache::ExpertCache(std::shared_ptr<const store::ExpertTable> table, std::shared_ptr<memory::Ledger> ledger,
                          std::size_t limit, int max_slots, std::unique_ptr<store::RecordSource> source,
-                         std::unique_ptr<policy::Eviction> eviction, const Clock& clock, memory::Backing backing)
+                         std::unique_ptr<policy::Eviction> eviction, const Clock& clock, std::unique_ptr<memory::SlotMemory> memory)
     : table_(std::move(table)),
-      slots_(std::move(ledger), classes(), limit, max_slots, backing),
+      slots_(std::move(ledger), classes(), limit, max_slots, std::move(memory)),
       source_(std::move(source)),
       eviction_(std::move(eviction)),
       clock_(clock),
@@ -56,7 +56,20 @@ ExpertCache::ExpertCache(std::shared_ptr<const store::ExpertTable> table, std::s
             bytes_text(largest_slot_), "; it was given ", bytes_text(limit), " in at most ", max_slots, " slots");
     const std::size_t slots = static_cast<std::size_t>(std::min(max_slots, table_->experts()));
     useful_ = std::max(minimum(), std::min<std::size_t>(table_->record_bytes(), slots * largest_slot_));
+    require_two_slots();
     eviction_->on_capacity(this->slots());
+}
+
+void ExpertCache::require_two_slots() {
+    const store::ExpertTable::Layer& largest = *std::max_element(
+        table_->sizes().begin(), table_->sizes().end(),
+        [](const auto& one, const auto& other) { return one.record_bytes < other.record_bytes; });
+    const int size_class = class_of_layer_[table_->position(largest.layer)];
+    const std::optional<memory::Slot> first = slots_.take(size_class), second = slots_.take(size_class);
+    for (const auto& slot : {first, second})
+        if (slot) slots_.give(*slot);
+    require(slots_.limit() >= minimum(), ErrorKind::budget, "the expert cache needs two slots of ",
+            bytes_text(largest_slot_), ", and there is no memory for them: ", slots_.refusal());
 }
 
 Pin ExpertCache::pin(ExpertId id) {
@@ -86,7 +99,7 @@ void ExpertCache::count(const Entry& entry, int sign) {
         loading_ += sign;
         if (entry.urgent) loading_urgently_ += sign;
     }
-    if (entry.state != State::host) return;
+    if (entry.state != State::resident) return;
     const std::size_t bytes = slots_.slot_bytes(entry.slot.size_class);
     resident_ += sign;
     resident_bytes_ += sign > 0 ? bytes : -bytes;
@@ -107,9 +120,17 @@ bool ExpertCache::start_load(ExpertId id, bool urgent) {
     MOESTRO_CHECK(entry.state == State::absent);
     if (!slots_.would_fit(size_class(id), evictable_bytes_, evictable_)) return false;
     std::optional<memory::Slot> slot;
-    while (!(slot = slots_.take(size_class(id)))) MOESTRO_CHECK(evict_one(may_evict_, id));
+    while (!(slot = take(id)))
+        if (!evict_one(may_evict_, id)) return false;  // there was less memory than the limit allows
     load_into(*slot, id, entry, urgent);
     return true;
+}
+
+std::optional<memory::Slot> ExpertCache::take(ExpertId id) {
+    const std::size_t before = slots_.limit();
+    const std::optional<memory::Slot> slot = slots_.take(size_class(id));
+    if (slots_.limit() != before) eviction_->on_capacity(slots());
+    return slot;
 }
 
 bool ExpertCache::start_prefetch(ExpertId id, const policy::Evictable& spare, std::vector<ExpertId>& evicted) {
@@ -117,7 +138,7 @@ bool ExpertCache::start_prefetch(ExpertId id, const policy::Evictable& spare, st
     MOESTRO_CHECK(entry.state == State::absent);
     const policy::Evictable among = [&](ExpertId one) { return may_evict_(one) && spare(one); };
     std::optional<memory::Slot> slot;
-    while (!(slot = slots_.take(size_class(id)))) {
+    while (!(slot = take(id))) {
         const std::optional<ExpertId> victim = evict_one(among, id);
         if (!victim) return false;
         evicted.push_back(*victim);
@@ -139,7 +160,10 @@ void ExpertCache::load_into(memory::Slot slot, ExpertId id, Entry& entry, bool u
 
 std::optional<ExpertId> ExpertCache::evict_one(const policy::Evictable& among, std::optional<ExpertId> incoming) {
     if (evictable_ == 0) return std::nullopt;
-    const std::optional<ExpertId> victim = eviction_->victim(among, incoming);
+    std::optional<ExpertId> victim;
+    if (given_up_first_)
+        victim = eviction_->victim([&](ExpertId id) { return among(id) && given_up_first_(id); }, incoming);
+    if (!victim) victim = eviction_->victim(among, incoming);
     if (!victim) return std::nullopt;
     Entry& entry = entries_[number(*victim)];
     MOESTRO_CHECK(evictable(entry));
@@ -173,7 +197,7 @@ void ExpertCache::take_in() {
         record(arrival.number, entry, now);
         if (!arrival.error) {
             entry.ready = now;
-            move(entry, State::host);
+            move(entry, State::resident);
             continue;
         }
         if (entry.pins > 0) entry.error = std::move(arrival.error);
@@ -190,7 +214,7 @@ void ExpertCache::record(int number, const Entry& entry, Nanos now) {
     if (entry.urgent) counters_.demand_ns += now - started;
     if (!trace_) return;
     const ExpertId id = table_->id(number);
-    trace_->add({.lane = Lane::ssd,
+    trace_->add({.lane = trace_lane_,
                  .activity = Activity::read,
                  .layer = id.layer,
                  .item = id.expert,
@@ -254,8 +278,8 @@ void ExpertCache::check_entries() const {
         const std::size_t bytes = slots_.slot_bytes(entry.slot.size_class);
         loading += entry.state == State::loading;
         urgent += entry.state == State::loading && entry.urgent;
-        resident += entry.state == State::host;
-        resident_bytes += entry.state == State::host ? bytes : 0;
+        resident += entry.state == State::resident;
+        resident_bytes += entry.state == State::resident ? bytes : 0;
         evictable_now += evictable(entry);
         evictable_bytes += evictable(entry) ? bytes : 0;
     }

@@ -1,5 +1,5 @@
-// The expert cache: which records are in host memory. A pin keeps a record where it is; only records that are complete
-// and unpinned can be evicted. A record that is being loaded is joined, never loaded twice.
+// The expert cache: which records are in one tier, host memory or a device's. A pin keeps a record where it is; only
+// records that are complete and unpinned can be evicted. A record that is being loaded is joined, never loaded twice.
 #pragma once
 
 #include <cstdint>
@@ -7,6 +7,7 @@
 #include <memory>
 #include <optional>
 #include <span>
+#include <string>
 #include <utility>
 #include <vector>
 
@@ -69,11 +70,11 @@ class Pin {
 class ExpertCache {
   public:
     // At most `limit` bytes in at most `max_slots` slots. Throws Error(budget) when two slots of the largest record do
-    // not fit the limit, or the ledger has no room for it.
+    // not fit the limit, the ledger has no room for it, or there is no memory for them.
     ExpertCache(std::shared_ptr<const store::ExpertTable> table, std::shared_ptr<memory::Ledger> ledger,
                 std::size_t limit, int max_slots, std::unique_ptr<store::RecordSource> source,
                 std::unique_ptr<policy::Eviction> eviction, const Clock& clock,
-                memory::Backing backing = memory::Backing::memory);
+                std::unique_ptr<memory::SlotMemory> memory = memory::host_slots());
 
     State state(ExpertId id) const { return entries_[number(id)].state; }
     // REQUIRES that the record is not absent.
@@ -84,14 +85,21 @@ class ExpertCache {
     // The same for a record that may be of use later: only records for which `spare` holds make room, and `evicted` is
     // told which did. False, and the record absent, when they do not suffice.
     bool start_prefetch(ExpertId id, const policy::Evictable& spare, std::vector<ExpertId>& evicted);
-    // Hands queued reads to the device in one batch.
+    // Records that are given up before all others, as long as there are some; the policy chooses among them.
+    void set_given_up_first(policy::Evictable first) { given_up_first_ = std::move(first); }
+    bool can_evict(ExpertId id) const { return evictable(entries_[number(id)]); }
+    bool full() const { return slots_.bytes_in_use() + largest_slot_ > limit(); }
+    // Hands queued reads to the disk in one batch.
     void flush() { source_->flush(); }
     // Takes in what has arrived; wait() blocks until some read has finished (which need not complete a record).
     void poll();
     void wait();  // REQUIRES loading() > 0
 
     // Reads are recorded there from now on.
-    void set_trace(TraceRing* trace) { trace_ = trace; }
+    void set_trace(TraceRing* trace, Lane lane = Lane::ssd) {
+        trace_ = trace;
+        trace_lane_ = lane;
+    }
 
     // For policies: an accepted token's turn, what a router thought of an accepted token's best experts, where they
     // want to know, and that it used an expert.
@@ -113,6 +121,7 @@ class ExpertCache {
     std::size_t resident_bytes() const { return resident_bytes_; }
     std::size_t largest_slot() const { return largest_slot_; }
     int slots() const;  // of the largest record, within the limit
+    std::string refusal() const { return slots_.refusal(); }  // why there are fewer than asked for; empty where not
     CacheCounters counters() const;
     store::SourceCounters source_counters() const { return source_->counters(); }
 
@@ -133,10 +142,11 @@ class ExpertCache {
 
     std::size_t number(ExpertId id) const { return static_cast<std::size_t>(table_->number(id)); }
     int size_class(ExpertId id) const { return class_of_layer_[table_->position(id.layer)]; }
-    bool evictable(const Entry& entry) const { return entry.state == State::host && entry.pins == 0; }
+    bool evictable(const Entry& entry) const { return entry.state == State::resident && entry.pins == 0; }
     void move(Entry& entry, State to);
     void count(const Entry& entry, int sign);
     void unpin(int number) noexcept;
+    std::optional<memory::Slot> take(ExpertId id);
     std::optional<ExpertId> evict_one(const policy::Evictable& among, std::optional<ExpertId> incoming);
     void load_into(memory::Slot slot, ExpertId id, Entry& entry, bool urgent);
     void release_slot(ExpertId id, Entry& entry, State to);
@@ -144,6 +154,7 @@ class ExpertCache {
     void record(int number, const Entry& entry, Nanos now);
     std::size_t immovable_bytes() const;
     std::vector<memory::SlotClass> classes();
+    void require_two_slots();
     void check_entries() const;
 
     const std::shared_ptr<const store::ExpertTable> table_;
@@ -154,6 +165,7 @@ class ExpertCache {
     const std::unique_ptr<policy::Eviction> eviction_;
     const Clock& clock_;
     const std::function<bool(ExpertId)> may_evict_;
+    policy::Evictable given_up_first_;  // may be empty
 
     std::vector<Entry> entries_;  // by number
     int loading_ = 0, loading_urgently_ = 0, resident_ = 0, evictable_ = 0;
@@ -162,6 +174,7 @@ class ExpertCache {
     Nanos busy_since_ = 0;  // meaningful while loading_ > 0
     LaneTimes lane_;
     TraceRing* trace_ = nullptr;
+    Lane trace_lane_ = Lane::ssd;
 
     std::vector<store::Arrival> arrivals_;  // kept for its memory, empty between calls
 };

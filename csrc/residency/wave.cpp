@@ -5,6 +5,11 @@
 namespace moestro::residency {
 
 void Wave::begin(ExpertCache& cache, std::span<const ExpertId> ids) {
+    pin_present(cache, ids);
+    acquire();
+}
+
+void Wave::pin_present(ExpertCache& cache, std::span<const ExpertId> ids) {
     end();
     cache_ = &cache;
     items_.resize(ids.size());
@@ -14,7 +19,7 @@ void Wave::begin(ExpertCache& cache, std::span<const ExpertId> ids) {
         items_[i].found = cache.state(ids[i]);
     }
     todo_ = left_ = size();
-    acquire();
+    pin_all_present();
 }
 
 void Wave::end() {
@@ -26,14 +31,23 @@ void Wave::end() {
 
 void Wave::acquire() {
     if (todo_ == 0) return;
+    pin_all_present();
+    for (int item = 0; item < size(); ++item)
+        if (stage(item) == Stage::todo && !start(item)) break;
+    cache_->flush();
+}
+
+void Wave::pin_all_present() {
     for (Item& item : items_)
         if (item.stage == Stage::todo && cache_->state(item.id) != State::absent) pin(item);
-    for (Item& item : items_) {
-        if (item.stage != Stage::todo) continue;
-        if (!cache_->start_load(item.id, true)) break;
-        pin(item);
-    }
-    cache_->flush();
+}
+
+bool Wave::start(int item) {
+    Item& started = items_[at(item)];
+    MOESTRO_CHECK(started.stage == Stage::todo);
+    if (cache_->state(started.id) == State::absent && !cache_->start_load(started.id, true)) return false;
+    pin(started);
+    return true;
 }
 
 void Wave::pin(Item& item) {

@@ -26,6 +26,11 @@ class Wave {
 
     // Pins what is in memory or on its way, then starts loads of the others, in this order, as far as there is room.
     void begin(ExpertCache& cache, std::span<const ExpertId> ids);
+    // The first half of that: then start() and flush(), in another order, or acquire().
+    void pin_present(ExpertCache& cache, std::span<const ExpertId> ids);
+    // Starts the load of an item; false where there is no room. REQUIRES stage(item) == todo
+    bool start(int item);
+    void flush() { cache_->flush(); }
     // Drops every pin. May be called again.
     void end();
 
@@ -57,6 +62,7 @@ class Wave {
     };
     static std::size_t at(int item) { return static_cast<std::size_t>(item); }
     void pin(Item& item);
+    void pin_all_present();
     bool give_up_oldest();
 
     ExpertCache* cache_ = nullptr;

@@ -3,15 +3,15 @@
 #include <algorithm>
 #include <climits>
 #include <memory>
-#include <numeric>
 #include <utility>
 
 #include "base/error.h"
+#include "base/virtual_lanes.h"
+#include "device/emulated.h"
+#include "exec/layer_schedule.h"
 #include "policy/belady.h"
-#include "residency/expert_cache.h"
-#include "residency/wave.h"
-#include "sim/layer_clock.h"
-#include "sim/virtual_source.h"
+#include "residency/placement.h"
+#include "store/virtual_source.h"
 
 namespace moestro::sim {
 
@@ -60,12 +60,11 @@ void check(const policy::RoutingRecord& record) {
     }
 }
 
-std::vector<Nanos> record_times(const store::ExpertTable& table, const std::vector<policy::LaneCosts>& costs) {
+std::vector<Nanos> record_times(const store::ExpertTable& table, const std::vector<policy::LaneCosts>& costs,
+                                double policy::LaneCosts::* cost) {
     std::vector<Nanos> times;
-    for (int number = 0; number < table.experts(); ++number) {
-        const policy::LaneCosts& of = costs[table.position(table.id(number).layer)];
-        times.push_back(static_cast<Nanos>(of.has_device ? of.link : of.ssd));
-    }
+    for (int number = 0; number < table.experts(); ++number)
+        times.push_back(static_cast<Nanos>(costs[table.position(table.id(number).layer)].*cost));
     return times;
 }
 
@@ -98,32 +97,56 @@ void take_away(exec::PrefetchCounters& from, const exec::PrefetchCounters& earli
         from.*count -= earlier.*count;
 }
 
+// Computes nothing, in its time.
+class IdleHands final : public exec::Workers {
+  public:
+    explicit IdleHands(device::Stream* stream) : stream_(stream) {}
+    void on_cpu(const exec::LayerRun&, std::span<const int>) override {}
+    device::Event on_device(const exec::LayerRun&, std::span<const int>, const device::Event& after,
+                            Nanos takes) override {
+        busy_ += takes;
+        stream_->wait(after);
+        return stream_->experts({}, takes);
+    }
+    Nanos busy() const { return busy_; }
+
+  private:
+    device::Stream* const stream_;
+    Nanos busy_ = 0;
+};
+
 class Replay {
   public:
     Replay(const policy::RoutingRecord& record, const ReplayOptions& options)
         : record_(record),
           options_(options),
           table_(std::make_shared<store::ExpertTable>(sizes(record, options))),
-          made_source_(
-              std::make_unique<VirtualSource>(clock_, record_times(*table_, options.costs), record_sizes(*table_))),
-          source_(made_source_.get()),
-          cache_(table_, std::make_shared<memory::Ledger>(most_bytes(record, options, first_limit())), first_limit(),
-                 options.max_slots.value_or(INT_MAX), std::move(made_source_),
-                 policy::make_eviction(options.policy, {expert_set(*table_), options.frequencies}), clock_,
-                 memory::Backing::none),
-          costs_(options.costs.front(), table_->sizes().front().record_bytes),
-          layers_(clock_, cache_, *source_, costs_, options.planner) {
+          lanes_(std::make_shared<VirtualLanes>(policy::kLanes)),
+          clock_(*lanes_->clock()),
+          has_device_(options.costs.front().has_device),
+          host_(make_host()),
+          tier_(has_device_ ? make_device() : residency::DeviceTier()),
+          cache_(has_device_ ? *device_ : *host_),
+          tiers_(*host_, tier_, lanes_),
+          costs_(options.costs.front(), table_->largest_record()),
+          prefetch_costs_(of_prefetches(options.costs.front()), table_->largest_record()),
+          schedule_(tiers_, *table_, clock_, &costs_, options.costs),
+          hands_(stream_.get()) {
         result_.layers.resize(record.layers.size());
+        if (has_device_) schedule_.set_planner(options.planner);
         if (options.prefetch == "none") return;
         policy::PredictorSettings settings = options.predictor;
         settings.experts = expert_set(*table_);
         prefetcher_ = std::make_unique<exec::Prefetcher>(policy::make_predictor(options.prefetch, settings), *table_,
-                                                         cache_, costs_, clock_);
-        layers_.set_prefetcher(prefetcher_.get());
+                                                         ahead_into_host() ? *host_ : cache_,
+                                                         has_device_ ? prefetch_costs_ : costs_, clock_);
+        schedule_.set_prefetcher(prefetcher_.get());
     }
 
     ReplayResult run() {
-        if (options_.policy == "static" && options_.costs.front().has_device) place();
+        if (has_device_ && !options_.host_bytes) residency::fill(*host_, *table_);
+        if (has_device_ && (options_.policy == "static" || options_.planner == "static"))
+            residency::fill(*device_, *table_, options_.frequencies);
         const int steps = static_cast<int>(record_.steps.size());
         for (int step = 0; step < steps; ++step) {
             if (step == options_.first_step) begin_counting();
@@ -138,26 +161,54 @@ class Replay {
         if (options_.cache_bytes) return *options_.cache_bytes;
         return record_.steps.empty() ? 2 * table_->largest_record() : record_.steps.front().cache_bytes;
     }
-
-    // Fiddler's static placement: what a trace used most is on the device from the start.
-    void place() {
-        std::vector<int> order(options_.frequencies.size());
-        std::iota(order.begin(), order.end(), 0);
-        std::stable_sort(order.begin(), order.end(), [&](int a, int b) {
-            return options_.frequencies[static_cast<std::size_t>(a)] >
-                   options_.frequencies[static_cast<std::size_t>(b)];
-        });
-        for (const int number : order) {
-            const policy::Evictable nothing = [](ExpertId) { return false; };
-            std::vector<ExpertId> evicted;
-            if (!cache_.start_prefetch(table_->id(number), nothing, evicted)) break;
-        }
-        while (cache_.loading() > 0) cache_.wait();
+    bool ahead_into_host() const { return has_device_ && host_->limit() < table_->record_bytes(); }
+    policy::LaneCosts of_prefetches(policy::LaneCosts costs) const {
+        if (!ahead_into_host()) costs.ssd = costs.link;
+        return costs;
+    }
+    std::unique_ptr<policy::Eviction> eviction() const {
+        return policy::make_eviction(options_.policy, {expert_set(*table_), options_.frequencies});
     }
 
+    std::unique_ptr<residency::ExpertCache> make_host() {
+        std::size_t limit = first_limit(), most = most_bytes(record_, options_, limit);
+        if (has_device_) limit = most = options_.host_bytes.value_or(std::max<std::size_t>(
+                                     table_->record_bytes(), 2 * table_->largest_record()));
+        auto disk = std::make_unique<store::VirtualSource>(
+            lanes_, static_cast<int>(policy::Lane::ssd),
+            record_times(*table_, options_.costs, &policy::LaneCosts::ssd), record_sizes(*table_));
+        disk_ = disk.get();
+        const int slots = (has_device_ ? options_.host_slots : options_.max_slots).value_or(INT_MAX);
+        return std::make_unique<residency::ExpertCache>(table_, std::make_shared<memory::Ledger>(most), limit, slots,
+                                                        std::move(disk), eviction(), clock_,
+                                                        memory::slots_without_memory());
+    }
+
+    residency::DeviceTier make_device() {
+        const auto device = device::make_emulated({.weightless = true}, lanes_, nullptr);
+        stream_ = device->make_stream();
+        auto link = std::make_unique<residency::LinkSource>(
+            *host_, table_, device->make_stream(),
+            record_times(*table_, options_.costs, &policy::LaneCosts::link));
+        residency::DeviceTier tier{device, nullptr, link.get(), options_.copies};
+        device_ = std::make_unique<residency::ExpertCache>(
+            table_, std::make_shared<memory::Ledger>(most_bytes(record_, options_, first_limit())), first_limit(),
+            options_.max_slots.value_or(INT_MAX), std::move(link), eviction(), clock_, memory::slots_without_memory());
+        tier.cache = device_.get();
+        return tier;
+    }
+
+    Nanos busy_link() const { return has_device_ ? tier_.link->busy() : disk_->busy(); }
+
     void begin_counting() {
-        begin_ = {clock_.now(),    source_->busy(),   layers_.cpu_busy(),  layers_.device_busy(),
-                  layers_.stall(), cache_.counters(), source_->counters(), prefetched()};
+        begin_ = {clock_.now(),
+                  busy_link(),
+                  hands_.busy(),
+                  schedule_.counters(),
+                  cache_.counters(),
+                  cache_.source_counters(),
+                  disk_->counters(),
+                  prefetched()};
         for (ReplayResult::Layer& layer : result_.layers) layer = {};
         result_.steps = result_.rows = 0;
     }
@@ -166,12 +217,13 @@ class Replay {
         const residency::CacheCounters cached = cache_.counters();
         result_.evictions = cached.evictions - begin_.cached.evictions;
         result_.loads = cached.loads - begin_.cached.loads;
-        result_.bytes = source_->counters().bytes - begin_.read.bytes;
+        result_.bytes = cache_.source_counters().bytes - begin_.moved.bytes;
+        result_.read_bytes = disk_->counters().bytes - begin_.read.bytes;
         result_.time = clock_.now() - begin_.time;
-        result_.link_busy = source_->busy() - begin_.link;
-        result_.cpu_busy = layers_.cpu_busy() - begin_.cpu;
-        result_.device_busy = layers_.device_busy() - begin_.device;
-        result_.stall = layers_.stall() - begin_.stall;
+        result_.link_busy = busy_link() - begin_.link;
+        result_.cpu_busy = schedule_.counters().compute_ns - begin_.run.compute_ns;
+        result_.device_busy = hands_.busy() - begin_.device;
+        result_.stall = schedule_.counters().stall_ns - begin_.run.stall_ns;
         result_.prefetch = prefetched();
         for (std::size_t i = 0; i < begin_.prefetched.size(); ++i) take_away(result_.prefetch[i], begin_.prefetched[i]);
     }
@@ -182,7 +234,7 @@ class Replay {
         return {all.begin(), all.end()};
     }
 
-    void advance(double nanoseconds) { clock_.advance(static_cast<Nanos>(nanoseconds)); }
+    void advance(double nanoseconds) { lanes_->advance(static_cast<Nanos>(nanoseconds)); }
 
     void run_step(const policy::RoutingRecord::Step& step) {
         if (!options_.cache_bytes && step.cache_bytes != cache_.limit())
@@ -205,29 +257,30 @@ class Replay {
         const policy::RoutingRecord::Layer& layer = record_.layers[position];
         const std::size_t width = static_cast<std::size_t>(layer.top_k);
         const auto chosen = std::span(layer.chosen).subspan(begin * width, static_cast<std::size_t>(rows) * width);
-        cache_.poll();
+        tiers_.poll();
         if (prefetcher_) prefetcher_->routed(layer.layer, {chosen, rows, layer.top_k});
         count_rows(layer, chosen);
-        layers_.begin(options_.costs[position], needed_);
-        for (const Needed& one : needed_) {
+        for (const exec::Task& task : tasks_) {
             ReplayResult::Layer& counted = result_.layers[position];
-            ++(one.found == residency::State::host      ? counted.hits
-               : one.found == residency::State::loading ? counted.joined
-                                                        : counted.misses);
+            const residency::State found = cache_.state(task.id);
+            ++(found == residency::State::resident  ? counted.hits
+               : found == residency::State::loading ? counted.joined
+                                                    : counted.misses);
         }
+        schedule_.begin(run_, tasks_);
         look_ahead(position, begin, rows);
-        layers_.finish();
+        schedule_.finish(run_, hands_, [] { return false; });
+        schedule_.end(run_);
     }
 
     void count_rows(const policy::RoutingRecord::Layer& layer, std::span<const std::int32_t> chosen) {
         rows_of_.assign(static_cast<std::size_t>(layer.experts), 0);
         for (const std::int32_t expert : chosen) ++rows_of_[static_cast<std::size_t>(expert)];
-        needed_.clear();
+        tasks_.clear();
         for (std::int32_t expert = 0; expert < layer.experts; ++expert) {
             const int rows = rows_of_[static_cast<std::size_t>(expert)];
             if (rows == 0) continue;
-            const ExpertId id{layer.layer, expert};
-            needed_.push_back({id, rows, cache_.state(id)});
+            tasks_.push_back({{layer.layer, expert}, rows});
         }
     }
 
@@ -250,14 +303,17 @@ class Replay {
     void learn(std::size_t begin, std::size_t rows) {
         for (std::size_t row = begin; row < begin + rows; ++row) {
             if (!record_.accepted[row]) continue;
-            cache_.token();
+            each_cache([](residency::ExpertCache& cache) { cache.token(); });
             if (prefetcher_) prefetcher_->token(record_.tokens[row]);
             for (const policy::RoutingRecord::Layer& layer : record_.layers) {
                 const std::size_t kept = static_cast<std::size_t>(layer.kept);
                 const std::size_t width = static_cast<std::size_t>(layer.top_k);
-                if (cache_.wants_scores()) cache_.scored(layer.layer, std::span(layer.best).subspan(row * kept, kept));
+                each_cache([&](residency::ExpertCache& cache) {
+                    if (cache.wants_scores())
+                        cache.scored(layer.layer, std::span(layer.best).subspan(row * kept, kept));
+                });
                 for (const std::int32_t expert : std::span(layer.chosen).subspan(row * width, width)) {
-                    cache_.used({layer.layer, expert});
+                    each_cache([&](residency::ExpertCache& cache) { cache.used({layer.layer, expert}); });
                     if (prefetcher_) prefetcher_->used({layer.layer, expert});
                 }
             }
@@ -265,27 +321,41 @@ class Replay {
         if (prefetcher_) prefetcher_->end_step();
     }
 
+    void each_cache(const auto& tell) {
+        tell(*host_);
+        if (device_) tell(*device_);
+    }
+
     struct Begin {
-        Nanos time = 0, link = 0, cpu = 0, device = 0, stall = 0;
+        Nanos time = 0, link = 0, device = 0;
+        exec::RunCounters run;
         residency::CacheCounters cached;
-        store::SourceCounters read;
+        store::SourceCounters moved, read;
         std::vector<exec::PrefetchCounters> prefetched;
     };
 
     const policy::RoutingRecord& record_;
     const ReplayOptions& options_;
-    VirtualClock clock_;
     const std::shared_ptr<const store::ExpertTable> table_;
-    std::unique_ptr<VirtualSource> made_source_;  // until the cache has it
-    VirtualSource* const source_;
-    residency::ExpertCache cache_;
-    exec::LiveCosts costs_;
-    LayerClock layers_;
+    const std::shared_ptr<VirtualLanes> lanes_;
+    const VirtualClock& clock_;
+    const bool has_device_;
+    store::VirtualSource* disk_ = nullptr;  // the host cache's
+    const std::unique_ptr<residency::ExpertCache> host_;
+    std::unique_ptr<device::Stream> stream_;             // these two: with a device
+    std::unique_ptr<residency::ExpertCache> device_;
+    const residency::DeviceTier tier_;
+    residency::ExpertCache& cache_;  // the fastest
+    const residency::Tiers tiers_;
+    exec::LiveCosts costs_, prefetch_costs_;
+    exec::LayerSchedule schedule_;
+    IdleHands hands_;
     std::unique_ptr<exec::Prefetcher> prefetcher_;
+    exec::LayerRun run_;
 
     std::size_t row_ = 0;
     std::vector<int> rows_of_;  // by expert, of the layer under way
-    std::vector<Needed> needed_;
+    std::vector<exec::Task> tasks_;
     Begin begin_;
     ReplayResult result_;
 };
@@ -295,6 +365,7 @@ class Replay {
 ReplayResult replay(const policy::RoutingRecord& record, const ReplayOptions& options) {
     require(!record.layers.empty(), ErrorKind::usage, "the record has no layers with experts");
     check(record);
+    policy::require_planner(options.planner);
     return Replay(record, options).run();
 }
 

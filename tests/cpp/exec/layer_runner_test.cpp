@@ -41,7 +41,7 @@ struct World {
                 setup.packed ? make_packed_source(catalog, faulty, compute.pool(), store::Verify::always, clock)
                              : make_checkpoint_source(catalog, faulty, staging, compute.pool(), clock),
                 policy::make_eviction("lru"), clock),
-          runner(*catalog, cache, compute, clock) {}
+          runner(*catalog, residency::Tiers(cache), compute, clock) {}
 
     static std::size_t largest(const store::Catalog& catalog) {
         std::size_t bytes = 0;
@@ -158,7 +158,7 @@ TEST(LayerRunner, ArrivalsAreComputedAsTheyCome) {
         if (++waits != 2) return;
         const auto states = [&](int expert) { return world.cache.state({call.layer, expert}); };
         for (int expert = 0; expert < 6; ++expert)
-            if (states(expert) == residency::State::host) {
+            if (states(expert) == residency::State::resident) {
                 const residency::Pin pin = world.cache.pin({call.layer, expert});
                 std::memset(const_cast<std::byte*>(pin.data()), 0xFF, world.model.record_bytes());
             }

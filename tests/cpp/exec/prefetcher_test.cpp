@@ -59,7 +59,7 @@ struct World {
           source(new FakeSource),
           cache(table, std::make_shared<memory::Ledger>(100 * record), static_cast<std::size_t>(slots) * record,
                 INT_MAX, std::unique_ptr<FakeSource>(source), policy::make_eviction("lru"), clock,
-                memory::Backing::none),
+                memory::slots_without_memory()),
           costs(measured(), record),
           oracle(new Oracle),
           prefetcher(std::unique_ptr<Oracle>(oracle), *table, cache, costs, clock) {
@@ -222,8 +222,8 @@ TEST(Prefetcher, WhatIsExpectedOrPinnedNeverMakesRoom) {
     world.oracle->says[-1] = {{{2, 5}, 0.9f}, {{2, 6}, 0.8f}, {expected, 0.3f}};
     world.begin_step();
     EXPECT_EQ(world.cache.state(other), State::absent);
-    EXPECT_EQ(world.cache.state(expected), State::host);
-    EXPECT_EQ(world.cache.state(pinned), State::host);
+    EXPECT_EQ(world.cache.state(expected), State::resident);
+    EXPECT_EQ(world.cache.state(pinned), State::resident);
     EXPECT_EQ(world.cache.state({2, 5}), State::loading);
     EXPECT_EQ(world.counted(2).started, 1u);
     EXPECT_EQ(world.counted(2).cancelled, 1u) << "there was no room for the other one";
@@ -278,7 +278,7 @@ TEST(Prefetcher, AReadThatIsGoneBeforeItsTurnWasInVain) {
     world.oracle->says[-1] = {{{4, 0}, 0.9f}};
     world.begin_step();
     world.arrive();
-    ASSERT_EQ(world.cache.state({4, 0}), State::host);
+    ASSERT_EQ(world.cache.state({4, 0}), State::resident);
     for (const int expert : {1, 2}) world.load({1, expert});
     ASSERT_EQ(world.cache.state({4, 0}), State::absent);
     world.routed(4, {0});

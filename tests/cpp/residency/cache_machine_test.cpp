@@ -86,7 +86,7 @@ class Machine {
         for (int number = 0; number < table_->experts(); ++number) {
             const ExpertId id = table_->id(number);
             ASSERT_EQ(cache_.state(id) == State::loading, source_->flying(number));
-            if (cache_.state(id) != State::host) continue;
+            if (cache_.state(id) != State::resident) continue;
             const Pin pin = cache_.pin(id);
             ASSERT_EQ(FakeSource::owner(pin.data()), number) << "another record's bytes";
         }
@@ -94,7 +94,7 @@ class Machine {
         ASSERT_EQ(cache_.loading_urgently(), urgent);
         for (const auto& [id, held] : pins_) {
             ASSERT_NE(held.pin.state(), State::absent);
-            if (held.pin.state() != State::host) continue;
+            if (held.pin.state() != State::resident) continue;
             if (!held.data) held.data = held.pin.data();
             ASSERT_EQ(held.pin.data(), held.data) << "a pinned record moved";
         }
@@ -113,7 +113,7 @@ class Machine {
         ASSERT_NO_FATAL_FAILURE(check());
         for (int number = 0; number < table_->experts(); ++number) {
             const State state = cache_.state(table_->id(number));
-            ASSERT_TRUE(state == State::host || state == State::absent);
+            ASSERT_TRUE(state == State::resident || state == State::absent);
         }
         ASSERT_TRUE(cache_.set_limit(cache_.minimum())) << "nothing is pinned any more";
         ASSERT_NO_FATAL_FAILURE(check());
@@ -168,7 +168,7 @@ class Machine {
         for (const ExpertId one : evicted) {
             ASSERT_TRUE(spare.contains(one));
             ASSERT_FALSE(pinned(one));
-            ASSERT_EQ(before[static_cast<std::size_t>(table_->number(one))], State::host);
+            ASSERT_EQ(before[static_cast<std::size_t>(table_->number(one))], State::resident);
         }
         for (int number = 0; number < table_->experts(); ++number) {
             const ExpertId one = table_->id(number);
@@ -209,7 +209,7 @@ class Machine {
                 wave.end();
                 return;
             }
-            if (state != State::host) continue;
+            if (state != State::resident) continue;
             ASSERT_EQ(FakeSource::owner(wave.pin(item).data()), table_->number(wave.id(item)));
             wave.done(item);
             ++seen_.computed;

@@ -81,14 +81,14 @@ struct Fixture {
 };
 
 TEST(State, OnlyTheNamedEdgesAreLegal) {
-    constexpr State all[] = {State::absent, State::loading, State::host, State::failed};
+    constexpr State all[] = {State::absent, State::loading, State::resident, State::failed};
     std::set<std::pair<State, State>> edges;
     for (const State from : all)
         for (const State to : all)
             if (legal(from, to)) edges.emplace(from, to);
-    const std::set<std::pair<State, State>> expected{{State::absent, State::loading}, {State::loading, State::host},
+    const std::set<std::pair<State, State>> expected{{State::absent, State::loading}, {State::loading, State::resident},
                                                      {State::loading, State::failed}, {State::loading, State::absent},
-                                                     {State::host, State::absent},    {State::failed, State::absent}};
+                                                     {State::resident, State::absent},    {State::failed, State::absent}};
     EXPECT_EQ(edges, expected);
 }
 
@@ -98,7 +98,7 @@ TEST(ExpertCache, LoadsPinsAndEvictsTheLeastRecent) {
     f.load(f.id(0, 1));
     f.cache.used(f.id(0, 0));
     f.load(f.id(1, 2));
-    EXPECT_EQ(f.cache.state(f.id(0, 0)), State::host);
+    EXPECT_EQ(f.cache.state(f.id(0, 0)), State::resident);
     EXPECT_EQ(f.cache.state(f.id(0, 1)), State::absent);
     EXPECT_TRUE(f.holds(f.cache.pin(f.id(0, 0)), f.id(0, 0)));
     EXPECT_TRUE(f.holds(f.cache.pin(f.id(1, 2)), f.id(1, 2)));
@@ -151,7 +151,7 @@ TEST(ExpertCache, AFailureReachesEveryPinThenIsForgotten) {
     EXPECT_EQ(f.cache.state(f.id(0, 1)), State::absent) << "nobody waited";
     f.source->failures_in_ten = 0;
     f.load(f.id(0, 0));
-    EXPECT_EQ(f.cache.state(f.id(0, 0)), State::host);
+    EXPECT_EQ(f.cache.state(f.id(0, 0)), State::resident);
     f.cache.check_integrity();
 }
 
@@ -241,7 +241,7 @@ TEST(ExpertCache, RandomOperationsKeepItConsistent) {
         ASSERT_EQ(f.ledger->held(), f.cache.limit());
         for (const auto& [pinned, pin] : pins) {
             ASSERT_NE(pin.state(), State::absent);
-            if (pin.state() == State::host) {
+            if (pin.state() == State::resident) {
                 ASSERT_TRUE(f.holds(pin, pinned)) << "a pinned record changed";
             }
             failed += pin.state() == State::failed;

@@ -112,7 +112,7 @@ void serve(Fixture& f, const std::vector<Ask>& asks, unsigned seed) {
             wave.acquire();
             std::vector<int> ready;
             for (int item = 0; item < wave.size(); ++item)
-                if (wave.stage(item) == Stage::pinned && wave.pin(item).state() == State::host) ready.push_back(item);
+                if (wave.stage(item) == Stage::pinned && wave.pin(item).state() == State::resident) ready.push_back(item);
             if (ready.empty()) {
                 f.cache.wait();
                 continue;
@@ -165,7 +165,7 @@ TEST(Wave, PinsAreGivenUpInTheOrderInWhichTheyWereTaken) {
     f.arrive(1);
     wave.done(1);
     EXPECT_EQ(f.source->started.size(), 3u) << "the first one holds its place, and those behind it wait";
-    EXPECT_EQ(f.cache.state({0, 1}), State::host);
+    EXPECT_EQ(f.cache.state({0, 1}), State::resident);
     EXPECT_FALSE(f.cache.start_load({2, 0}, true)) << "all three are pinned still";
     f.arrive(0);
     wave.done(0);
@@ -190,17 +190,17 @@ TEST(Wave, WhatIsHereIsPinnedBeforeAnythingMakesRoom) {
     for (const int expert : {6, 7, 5}) f.load(expert);  // 6 would be the first to go
     Wave wave;
     f.begin(wave, {0, 1, 6});
-    EXPECT_EQ(wave.found(2), State::host);
+    EXPECT_EQ(wave.found(2), State::resident);
     EXPECT_EQ(wave.found(0), State::absent);
-    EXPECT_EQ(f.cache.state({0, 6}), State::host);
+    EXPECT_EQ(f.cache.state({0, 6}), State::resident);
     EXPECT_EQ(f.cache.state({0, 7}), State::absent);
     EXPECT_EQ(f.cache.state({0, 5}), State::absent);
     EXPECT_EQ(FakeSource::owner(wave.pin(2).data()), 6);
     wave.done(2);
     f.cache.wait();
     f.cache.wait();
-    EXPECT_EQ(wave.pin(0).state(), State::host);
-    EXPECT_EQ(wave.pin(1).state(), State::host);
+    EXPECT_EQ(wave.pin(0).state(), State::resident);
+    EXPECT_EQ(wave.pin(1).state(), State::resident);
     wave.done(0);
     EXPECT_TRUE(wave.waiting());
     wave.done(1);
@@ -246,10 +246,10 @@ TEST(Wave, AFailedLoadStaysWithItsItemUntilTheEnd) {
     EXPECT_EQ(wave.pin(0).state(), State::failed);
     wave.end();
     EXPECT_EQ(f.cache.state({0, 3}), State::absent) << "nobody has to know any more";
-    EXPECT_EQ(f.cache.state({0, 4}), State::host);
+    EXPECT_EQ(f.cache.state({0, 4}), State::resident);
     f.begin(wave, {3});
     f.arrive(3);
-    EXPECT_EQ(wave.pin(0).state(), State::host) << "it is read again";
+    EXPECT_EQ(wave.pin(0).state(), State::resident) << "it is read again";
     f.cache.check_integrity();
     wave.end();
     f.cache.wait();
@@ -295,7 +295,7 @@ TEST(Wave, DisarmForgetsFailures) {
     f.source->failures_in_ten = 0;
     wave.acquire();
     f.cache.wait();
-    EXPECT_EQ(wave.pin(0).state(), State::host);
+    EXPECT_EQ(wave.pin(0).state(), State::resident);
 }
 
 TEST(Wave, EndDropsEveryPin) {

@@ -221,9 +221,12 @@ TEST(Replay, WithADeviceALayerTakesWhatItsPlanSays) {
             ReplayOptions options;
             Trace trace(1, experts, 1);
             const policy::LaneCosts costs = whole(random.next(1).costs);
-            std::vector<bool> resident(static_cast<std::size_t>(experts));
+            // A static placement is there from the start.
+            std::vector<bool> resident(static_cast<std::size_t>(experts), name == "static");
             double expected = 0;
-            for (int step = 0; step < 3; ++step) {
+            // Where spare room on the device fills up, later steps find what no plan sent there.
+            const int steps = planner->fills_device() ? 1 : 3;
+            for (int step = 0; step < steps; ++step) {
                 Rows rows;
                 const int count = 1 + random.below(12);
                 for (int row = 0; row < count; ++row) rows.push_back({random.below(experts)});
@@ -251,7 +254,7 @@ TEST(Replay, WithADeviceALayerTakesWhatItsPlanSays) {
             ASSERT_EQ(static_cast<double>(result.time), expected) << name << ", trial " << trial;
             ASSERT_EQ(result.evictions, 0u);
         }
-        EXPECT_GT(on_cpu + over_the_link, 0);
+        EXPECT_EQ(on_cpu + over_the_link > 0, name != "static");
         if (name == "hybrid") {
             EXPECT_GT(on_cpu, 0);
             EXPECT_GT(over_the_link, 0);
