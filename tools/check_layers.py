@@ -34,6 +34,7 @@ CPP_LEVELS: tuple[tuple[str, ...], ...] = (
 PYTHON_LEVELS: tuple[tuple[str, ...], ...] = (
     ("errors", "_core"),
     ("units", "knobs", "stream_shape"),
+    ("device_names",),
     ("config", "memory_limits", "cache_dir", "threads"),
     ("core",),
     ("checkpoint", "trace"),

@@ -46,8 +46,7 @@ PageBuffer PageBuffer::addresses(std::size_t bytes, bool huge) {
     made.size_ = round_up(bytes, kPageBytes);
     if (made.size_ == 0) return made;
     const bool gains = huge && made.size_ >= kHugeBytes;
-    made.data_ =
-        gains ? map_aligned(made.size_, PROT_NONE, MAP_NORESERVE) : map(made.size_, PROT_NONE, MAP_NORESERVE);
+    made.data_ = gains ? map_aligned(made.size_, PROT_NONE, MAP_NORESERVE) : map(made.size_, PROT_NONE, MAP_NORESERVE);
     if (huge) ::madvise(made.data_, made.size_, MADV_HUGEPAGE);
     return made;
 }

@@ -13,13 +13,27 @@ namespace {
 
 using namespace py::literals;
 
+using Pair = std::pair<double, double>;
+
+engine::EmulatedMachine make_machine(std::size_t memory, std::vector<policy::LaneCosts> costs, const Pair& layer,
+                                     const Pair& step, int failed_allocation, int failed_copy, bool no_pinning) {
+    return {.costs = std::move(costs),
+            .layer = {layer.first, layer.second},
+            .step = {step.first, step.second},
+            .memory = memory,
+            .failed_allocation = failed_allocation,
+            .failed_copy = failed_copy,
+            .no_pinning = no_pinning};
+}
+
 RuntimeRef make_runtime(int threads, std::size_t host_memory, const std::string& isa, const std::string& math,
                         const std::string& cache, const std::string& reader, int io_depth, std::size_t io_read_bytes,
                         const std::string& verify, const std::string& policy, std::optional<int> expert_slots,
                         const std::string& faults, std::size_t trace_events, std::vector<double> frequencies,
                         const std::string& prefetch, const policy::PredictorSettings* predictor,
                         const std::optional<py::object>& offsets, const policy::LaneCosts* costs, int record_rows,
-                        int record_ahead) {
+                        int record_ahead, const engine::EmulatedMachine* emulated, std::size_t device_memory,
+                        const std::string& copies, const std::string& schedule) {
     engine::RuntimeOptions options;
     options.threads = threads;
     options.isa = isa;
@@ -41,6 +55,10 @@ RuntimeRef make_runtime(int threads, std::size_t host_memory, const std::string&
     if (costs) options.costs = *costs;
     options.record_rows = record_rows;
     options.record_ahead = record_ahead;
+    if (emulated) options.emulated = *emulated;
+    options.device_memory = device_memory;
+    options.copies = residency::parse_copies(copies);
+    options.schedule = schedule;
     RuntimeRef made;
     py::gil_scoped_release released;
     made.slot->runtime = std::make_shared<engine::Runtime>(options);
@@ -149,7 +167,10 @@ py::dict counters(const RuntimeRef& self) {
                     "stream_bytes_read"_a = now.stream_bytes_read, "stream_stall_ns"_a = now.stream_stall_ns,
                     "stream_arrival_ns"_a = now.stream_arrival_ns, "stream_read_busy_ns"_a = now.stream_read_busy_ns,
                     "compute_queued_ns"_a = now.compute_queued_ns, "read_queued_ns"_a = now.read_queued_ns,
-                    "stream_queued_ns"_a = now.stream_queued_ns, "steps"_a = now.steps, "rows"_a = now.rows);
+                    "stream_queued_ns"_a = now.stream_queued_ns, "on_device"_a = now.on_device,
+                    "link_bytes"_a = now.link_bytes, "device_evictions"_a = now.device_evictions,
+                    "device_ns"_a = now.device_ns, "link_busy_ns"_a = now.link_busy_ns, "clock_ns"_a = now.clock_ns,
+                    "steps"_a = now.steps, "rows"_a = now.rows);
 }
 
 py::list prefetch_counters(const RuntimeRef& self) {
@@ -184,7 +205,9 @@ py::dict residency(const RuntimeRef& self) {
     return py::dict("slots"_a = now.slots, "resident"_a = now.resident, "slot_bytes"_a = now.slot_bytes,
                     "expert_bytes_resident"_a = now.expert_bytes_resident,
                     "expert_bytes_total"_a = now.expert_bytes_total, "units"_a = now.units,
-                    "units_kept"_a = now.units_kept);
+                    "units_kept"_a = now.units_kept, "device_slots"_a = now.device_slots,
+                    "device_resident"_a = now.device_resident, "device_bytes"_a = now.device_bytes,
+                    "device_peak"_a = now.device_peak);
 }
 
 py::dict info(const RuntimeRef& self) {
@@ -203,6 +226,12 @@ std::size_t scratch_bytes(std::int64_t rows, std::int64_t top_k, std::int64_t hi
                                           ahead);
 }
 
+void resize(const RuntimeRef& self, std::optional<std::size_t> host_memory, std::optional<std::size_t> device_memory) {
+    const auto runtime = self.slot->open();
+    py::gil_scoped_release released;
+    runtime->resize(host_memory, device_memory);
+}
+
 void check_integrity(const RuntimeRef& self) {
     const auto runtime = self.slot->open();
     py::gil_scoped_release released;
@@ -217,15 +246,20 @@ void close(RuntimeRef& self) {
 }
 
 void bind_class(py::module_& module) {
+    py::class_<engine::EmulatedMachine>(module, "EmulatedMachine", "A machine with a device, on a virtual clock.")
+        .def(py::init(&make_machine), py::kw_only(), "memory"_a, "costs"_a, "layer"_a = Pair(), "step"_a = Pair(),
+             "failed_allocation"_a = 0, "failed_copy"_a = 0, "no_pinning"_a = false);
     RuntimeClass runtime(module, "Runtime", "The budget, the files, the expert cache, the KV blocks and the threads.");
     runtime
         .def(py::init(&make_runtime), py::kw_only(), "threads"_a, "host_memory"_a, "isa"_a = "", "math"_a = "exact",
              "cache"_a = "direct", "reader"_a = "auto", "io_depth"_a = 0, "io_read_bytes"_a = 0, "verify"_a = "first",
              "policy"_a = "lru", "expert_slots"_a = py::none(), "faults"_a = "", "trace_events"_a = 0,
              "frequencies"_a = std::vector<double>(), "prefetch"_a = "none", "predictor"_a = py::none(),
-             "offsets"_a = py::none(), "costs"_a = py::none(), "record_rows"_a = 0, "record_ahead"_a = 0)
+             "offsets"_a = py::none(), "costs"_a = py::none(), "record_rows"_a = 0, "record_ahead"_a = 0,
+             "emulated"_a = py::none(), "device_memory"_a = 0, "copies"_a = "inclusive", "schedule"_a = "hybrid")
         .def_property_readonly("compute", [](const RuntimeRef& self) { return self.slot->open()->compute(); })
         .def_property_readonly("ledger", [](const RuntimeRef& self) { return self.slot->open()->ledger(); })
+        .def_property_readonly("virtual_time", [](const RuntimeRef& self) { return self.slot->open()->virtual_time(); })
         .def("begin_step", &begin_step, "rows"_a, "tentative"_a = py::none(), "units"_a = py::none(),
              "tokens"_a = py::none())
         .def("hold_unit", &hold_unit, "unit"_a)
@@ -244,6 +278,8 @@ void bind_class(py::module_& module) {
         .def("record_sizes", [](const RuntimeRef& self) { return self.slot->open()->record_sizes(); })
         .def("take_trace", &take_trace)
         .def("info", &info)
+        .def("schedule", [](const RuntimeRef& self) { return self.slot->open()->schedule(); })
+        .def("resize", &resize, "host_memory"_a = py::none(), "device_memory"_a = py::none())
         .def("check_integrity", &check_integrity)
         .def("close", &close)
         .def_static("scratch_bytes", &scratch_bytes, "rows"_a, "top_k"_a, "hidden"_a, "intermediate"_a, "integer"_a,

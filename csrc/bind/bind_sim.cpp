@@ -140,7 +140,8 @@ py::dict replay(const RoutingRecord& record, const std::vector<std::size_t>& rec
                 const std::vector<policy::LaneCosts>& costs, const Pair& layer, const Pair& step,
                 std::optional<std::size_t> cache_bytes, std::optional<int> max_slots, const std::string& policy,
                 std::vector<double> frequencies, const std::string& prefetch,
-                const policy::PredictorSettings* predictor, const std::string& planner, int first_step) {
+                const policy::PredictorSettings* predictor, const std::string& planner, int first_step,
+                std::optional<std::size_t> host_bytes, const std::string& copies) {
     sim::ReplayResult result;
     {
         py::gil_scoped_release released;
@@ -150,6 +151,8 @@ py::dict replay(const RoutingRecord& record, const std::vector<std::size_t>& rec
                                       .step = {step.first, step.second},
                                       .cache_bytes = cache_bytes,
                                       .max_slots = max_slots,
+                                      .host_bytes = host_bytes,
+                                      .copies = residency::parse_copies(copies),
                                       .policy = policy,
                                       .frequencies = std::move(frequencies),
                                       .prefetch = prefetch,
@@ -165,10 +168,11 @@ py::dict replay(const RoutingRecord& record, const std::vector<std::size_t>& rec
     }
     return py::dict("hits"_a = array_1d<std::int64_t>(hits), "misses"_a = array_1d<std::int64_t>(misses),
                     "joined"_a = array_1d<std::int64_t>(joined), "evictions"_a = result.evictions,
-                    "loads"_a = result.loads, "nbytes"_a = result.bytes, "steps"_a = result.steps,
-                    "rows"_a = result.rows, "time_ns"_a = result.time, "cpu_busy_ns"_a = result.cpu_busy,
-                    "device_busy_ns"_a = result.device_busy, "link_busy_ns"_a = result.link_busy,
-                    "stall_ns"_a = result.stall, "prefetch"_a = prefetch_dicts(result.prefetch));
+                    "loads"_a = result.loads, "nbytes"_a = result.bytes, "read_nbytes"_a = result.read_bytes,
+                    "steps"_a = result.steps, "rows"_a = result.rows, "time_ns"_a = result.time,
+                    "cpu_busy_ns"_a = result.cpu_busy, "device_busy_ns"_a = result.device_busy,
+                    "link_busy_ns"_a = result.link_busy, "stall_ns"_a = result.stall,
+                    "prefetch"_a = prefetch_dicts(result.prefetch));
 }
 
 std::vector<std::int64_t> belady(const RoutingRecord& record, const std::vector<int>& slots, int first_step) {
@@ -188,7 +192,7 @@ void bind_sim(py::module_& module) {
     module.def("replay", &replay, "record"_a, py::kw_only(), "record_bytes"_a, "costs"_a, "layer"_a = Pair(),
                "step"_a = Pair(), "cache_bytes"_a = py::none(), "max_slots"_a = py::none(), "policy"_a = "lru",
                "frequencies"_a = std::vector<double>(), "prefetch"_a = "none", "predictor"_a = py::none(),
-               "planner"_a = "hybrid", "first_step"_a = 0);
+               "planner"_a = "hybrid", "first_step"_a = 0, "host_bytes"_a = py::none(), "copies"_a = "inclusive");
     module.def("belady_misses", &belady, "record"_a, "slots"_a, "first_step"_a = 0);
 }
 

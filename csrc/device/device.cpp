@@ -20,6 +20,8 @@ class All final : public Event::State {
         for (const Event& event : events_) event.check();
     }
 
+    std::span<const Event> parts() const override { return events_; }
+
   private:
     const std::vector<Event> events_;
 };

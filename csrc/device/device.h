@@ -7,8 +7,8 @@
 // holds anything.
 //
 // Failure. What can be told at once (no memory, a range outside its buffer) is thrown by the call. What fails later is
-// kept in the operation's event: Event::wait and Event::check throw it, and its destination holds anything. Nothing else
-// fails with it: whoever needs the result asks its event.
+// kept in the operation's event: Event::wait and Event::check throw it, and its destination holds anything. Nothing
+// else fails with it: whoever needs the result asks its event.
 //
 // Destruction. A stream waits for its work. Buffers must not be in use by work under way when they go. Buffers, streams
 // and events keep what they need of their device alive.
@@ -78,6 +78,7 @@ class Event {
         virtual bool over() = 0;
         virtual void wait() = 0;   // until over()
         virtual void check() = 0;  // throws what the operation failed with; REQUIRES over()
+        virtual std::span<const Event> parts() const { return {}; }  // of all()
     };
 
     Event() = default;

@@ -24,6 +24,7 @@ class DeviceSlots final : public memory::SlotMemory {
         try {
             buffer = device_->allocate(of.bytes);
         } catch (const Error& error) {
+            if (error.kind() != ErrorKind::budget) throw;
             refusal_ = error.what();
             return nullptr;
         }

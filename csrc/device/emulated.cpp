@@ -20,9 +20,7 @@ using Operation = VirtualLanes::Operation;
 struct Range {
     const std::byte* begin = nullptr;
     std::size_t size = 0;
-    bool overlaps(const Range& other) const {
-        return begin < other.begin + other.size && other.begin < begin + size;
-    }
+    bool overlaps(const Range& other) const { return begin < other.begin + other.size && other.begin < begin + size; }
 };
 
 Range range(const void* data, std::size_t bytes) {
@@ -91,7 +89,7 @@ class World final : public Memory {
         PageBuffer memory = options.weightless ? PageBuffer::addresses(size) : PageBuffer(size);
         std::byte* data = memory.data();
         if (!options.weightless) std::memset(data, 0xFF, size);
-        blocks_.emplace(data, Block{std::move(memory), on_device});
+        blocks_.emplace(data, Block{std::move(memory), on_device, bytes});
         return {self, data, bytes, !on_device && !options.no_pinning};
     }
 
@@ -119,6 +117,12 @@ class World final : public Memory {
         return block && block->on_device;
     }
 
+    // Memory of its own is touched inside one buffer only.
+    void require_inside(const Range& of) const {
+        for (const auto& [begin, block] : blocks_)
+            require_that(!of.overlaps({begin, block.memory.size()}) || block_of(of), "a range outside its buffer");
+    }
+
     void require_memory(const Range& of, const char* what, bool or_host) const {
         const Block* const block = block_of(of);
         require_that(block && (block->on_device || (or_host && !options.no_pinning)), what,
@@ -131,10 +135,10 @@ class World final : public Memory {
             if (other.before(past)) continue;
             for (const Range& one : work.writes)
                 require_that(!touches(other.reads, one) && !touches(other.writes, one),
-                                   "memory that is in use would be overwritten: an event was not waited for");
+                             "memory that is in use would be overwritten: an event was not waited for");
             for (const Range& one : work.reads)
                 require_that(!touches(other.writes, one),
-                                   "memory would be read while it is written: an event was not waited for");
+                             "memory would be read while it is written: an event was not waited for");
         }
         for (const Range& one : work.writes) {
             const bool needed = std::any_of(live_.begin(), live_.end(), [&](const Work& other) {
@@ -153,10 +157,9 @@ class World final : public Memory {
         std::erase_if(live_, [&](const Work& work) { return work.operation == operation; });
         for (std::size_t i = 0; i < live_.size(); ++i)
             std::erase_if(live_[i].to_spoil, [&](const Range& one) {
-                const bool needed = std::any_of(live_.begin(), live_.begin() + static_cast<std::ptrdiff_t>(i),
-                                                [&](const Work& other) {
-                                                    return touches(other.reads, one) || touches(other.writes, one);
-                                                });
+                const bool needed = std::any_of(
+                    live_.begin(), live_.begin() + static_cast<std::ptrdiff_t>(i),
+                    [&](const Work& other) { return touches(other.reads, one) || touches(other.writes, one); });
                 if (!needed) spoil(one);
                 return !needed;
             });
@@ -177,6 +180,7 @@ class World final : public Memory {
     struct Block {
         PageBuffer memory;
         bool on_device = false;
+        std::size_t size = 0;  // as it was asked for
     };
 
     template <class... Parts>
@@ -188,7 +192,7 @@ class World final : public Memory {
         auto block = blocks_.upper_bound(of.begin);
         if (block == blocks_.begin()) return nullptr;
         --block;
-        return of.begin + of.size <= block->first + block->second.memory.size() ? &block->second : nullptr;
+        return of.begin + of.size <= block->first + block->second.size ? &block->second : nullptr;
     }
 
     static void spoil(const Range& range) { std::memset(const_cast<std::byte*>(range.begin), 0xFF, range.size); }
@@ -207,14 +211,16 @@ class EmulatedStream final : public Stream {
 
     Event copy(std::byte* to, const std::byte* from, std::size_t bytes, Nanos takes) override {
         world_->complain();
-        const bool fails = world_->copy_fails();
-        if (world_->options.weightless) return submit({}, policy::Lane::link, takes, fails, [] {});
+        if (world_->options.weightless) return submit({}, policy::Lane::link, takes, world_->copy_fails(), [] {});
         Work work;
         work.reads = {range(from, bytes)};
         work.writes = {range(to, bytes)};
+        world_->require_inside(work.reads.front());
+        world_->require_inside(work.writes.front());
         if (!world_->on_device(work.reads.front()))
             world_->require_memory(work.writes.front(), "both ends of a copy", false);
-        return submit(std::move(work), policy::Lane::link, takes, fails, [=] { std::memcpy(to, from, bytes); });
+        return submit(std::move(work), policy::Lane::link, takes, world_->copy_fails(),
+                      [=] { std::memcpy(to, from, bytes); });
     }
 
     Event experts(const ExpertsLaunch& launch, Nanos takes) override {
@@ -252,6 +258,8 @@ class EmulatedStream final : public Stream {
 
     void wait(const Event& event) override {
         world_->complain();
+        if (!event.state()) return;
+        for (const Event& part : event.state()->parts()) wait(part);
         const auto* done = dynamic_cast<const Done*>(event.state().get());
         if (!done) return;
         after_.push_back(done->operation);

@@ -1,6 +1,6 @@
 // A device that needs none: its memory is host memory, its kernels are the processor's, its time is virtual. It is
-// stricter than hardware. Memory that was not written, and the destination of a copy that is under way, hold 0xFF (not a
-// number, in every format); what is under way may be neither overwritten nor given back.
+// stricter than hardware. Memory that was not written, and the destination of a copy that is under way, hold 0xFF (not
+// a number, in every format); what is under way may be neither overwritten nor given back.
 #pragma once
 
 #include <cstddef>

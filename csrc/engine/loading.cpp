@@ -92,8 +92,7 @@ void Runtime::set_experts(std::vector<ExpertLayer> layers) {
     state.catalog = std::move(catalog);
     state.cache = std::make_unique<residency::ExpertCache>(
         state.catalog, state.ledger, limit, state.options.expert_slots.value_or(INT_MAX), state.disk(),
-        policy::make_eviction(state.options.policy, {state.expert_set(), state.options.frequencies}),
-        *state.clock);
+        policy::make_eviction(state.options.policy, {state.expert_set(), state.options.frequencies}), *state.clock);
     state.caches.push_back(state.cache.get());
     try {
         state.add_runner();

@@ -216,6 +216,10 @@ std::vector<std::string> Runtime::refused() const {
     return all;
 }
 
+bool Runtime::virtual_time() const {
+    return state_->lanes != nullptr;
+}
+
 std::string Runtime::schedule() const {
     std::lock_guard lock(state_->looking);
     return state_->published.schedule;

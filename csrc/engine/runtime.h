@@ -73,12 +73,12 @@ struct RuntimeOptions {
     // By position of a layer with experts and distance from 1: added to what its router makes of the input of the
     // router so many layers before; may be empty.
     std::vector<std::vector<std::vector<float>>> offsets = {};
-    policy::LaneCosts costs = {};     // of an expert, measured before; of nothing where nothing was
-    int record_rows = 0;              // room of take_record(); 0 records nothing
-    int record_ahead = 0;             // and of how many next layers' routers
-    std::optional<int> expert_slots;  // tests: exactly this many slots, at least 2
-    std::size_t trace_events = 0;     // room for the latest events of trace(); 0 records none
-    std::string faults;               // tests: plan of io::FaultyReader, "" = none
+    policy::LaneCosts costs = {};                  // of an expert, measured before; of nothing where nothing was
+    int record_rows = 0;                           // room of take_record(); 0 records nothing
+    int record_ahead = 0;                          // and of how many next layers' routers
+    std::optional<int> expert_slots;               // tests: exactly this many slots, at least 2
+    std::size_t trace_events = 0;                  // room for the latest events of trace(); 0 records none
+    std::string faults;                            // tests: plan of io::FaultyReader, "" = none
     std::optional<EmulatedMachine> emulated = {};  // then time is virtual
     std::size_t device_memory = 0;                 // bytes, hard; 0: experts stay off the device
     residency::Copies copies = residency::Copies::inclusive;
@@ -103,11 +103,12 @@ struct Counters {                                                   // since con
     std::int64_t stream_stall_ns = 0;      // waiting for streamed units
     std::int64_t stream_arrival_ns = 0;    // verifying and interleaving them, beside the computation
     std::int64_t stream_read_busy_ns = 0;  // time with at least one of their reads in flight
-    std::uint64_t on_device = 0;             // of hits, misses and joined: computed by the device
-    std::uint64_t link_bytes = 0;            // copied to the device
-    std::uint64_t device_evictions = 0;      // from its memory
-    std::int64_t device_ns = 0;              // from launches until their ends
-    std::int64_t clock_ns = 0;               // of the runtime's clock, which may be virtual
+    std::uint64_t on_device = 0;           // of hits, misses and joined: computed by the device
+    std::uint64_t link_bytes = 0;          // copied to the device
+    std::uint64_t device_evictions = 0;    // from its memory
+    std::int64_t device_ns = 0;            // with something launched that is not over
+    std::int64_t link_busy_ns = 0;         // with a copy to the device on its way
+    std::int64_t clock_ns = 0;             // of the runtime's clock, which may be virtual
     std::int64_t compute_queued_ns = 0, read_queued_ns = 0, stream_queued_ns = 0;  // waiting for others before them
     std::uint64_t steps = 0, rows = 0;
 };
@@ -119,8 +120,8 @@ struct Residency {
     std::size_t expert_bytes_resident = 0, expert_bytes_total = 0;
     int units = 0, units_kept = 0;  // of the layer stream; those that stay
     int device_slots = 0, device_resident = 0;
-    std::size_t device_bytes = 0;   // of the slots' limit
-    std::size_t device_peak = 0;    // of what was ever allocated
+    std::size_t device_bytes = 0;  // of the slots' limit
+    std::size_t device_peak = 0;   // of what was ever allocated
 };
 
 // One submit_experts; dropping it without wait() abandons the work safely, on any thread, also after its runtime.
@@ -216,9 +217,9 @@ class Runtime {
     void end_step(std::span<const std::uint8_t> accepted);
     void abort_step();  // drops an unfinished step; safe in any state
 
-    // Other budgets from now on; none given: as it is. What is over is given up: experts first, then units of the trunk.
-    // Throws Error(budget), and nothing changed, where that does not suffice, or the device has not so much memory.
-    // Not during a step.
+    // Other budgets from now on; none given: as it is. What is over is given up: experts first, then units of the
+    // trunk. Throws Error(budget), and nothing changed, where that does not suffice, or the device has not so much
+    // memory. Not during a step.
     void resize(std::optional<std::size_t> host_memory, std::optional<std::size_t> device_memory);
 
     // ---- experts one by one, for callers that compute themselves
@@ -243,9 +244,10 @@ class Runtime {
     std::vector<exec::PrefetchCounters> prefetch_counters() const;  // the same; by layer with experts
     io::ReaderInfo reader_info() const;
     std::vector<std::string> refused() const;  // every fast path not taken, with its reason
+    bool virtual_time() const;                 // whose clock is an emulated machine's
     // Who decides what the device computes, and why; empty without a device.
     std::string schedule() const;
-    std::string file_mode() const;             // "direct" | "buffered" | "mixed"; "none" while no file is open
+    std::string file_mode() const;  // "direct" | "buffered" | "mixed"; "none" while no file is open
     // Throws Error(usage) for a layer without experts. Not while the runtime is being built.
     int hidden(int layer) const;
     int experts(int layer) const;

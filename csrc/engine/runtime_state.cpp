@@ -179,6 +179,7 @@ void Runtime::State::publish() {
     now.clock_ns = clock->now();
     if (device_cache) {
         now.link_bytes = device_cache->source_counters().bytes;
+        now.link_busy_ns = device_cache->counters().read_busy_ns;
         now.device_evictions = device_cache->counters().evictions;
         where.device_slots = device_cache->slots();
         where.device_resident = device_cache->resident();

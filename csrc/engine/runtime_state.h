@@ -86,7 +86,7 @@ struct Runtime::State final : memory::Lender {
     residency::LinkSource* link = nullptr;                 // the device cache's
     std::vector<residency::ExpertCache*> caches;           // both
     exec::LiveCosts costs;
-    exec::LiveCosts prefetch_costs;  // of the tier that is read ahead into
+    exec::LiveCosts prefetch_costs;                // of the tier that is read ahead into
     std::unique_ptr<exec::Prefetcher> prefetcher;  // none with predictor "none"
     std::optional<exec::ScheduleTrial> trial;      // schedule "auto"
     std::unique_ptr<exec::LayerRunner> runner;

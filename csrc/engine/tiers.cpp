@@ -25,7 +25,7 @@ bool spare_processor(const ThreadPool& pool) {
 
 // By record: what `cost` says of its layer.
 std::vector<Nanos> by_record(const store::Catalog& catalog, const std::vector<policy::LaneCosts>& costs,
-                             double policy::LaneCosts::* cost) {
+                             double policy::LaneCosts::*cost) {
     std::vector<Nanos> all;
     for (int number = 0; number < catalog.experts(); ++number)
         all.push_back(static_cast<Nanos>(costs[catalog.position(catalog.id(number).layer)].*cost));
@@ -111,9 +111,8 @@ residency::DeviceTier Runtime::State::add_device() {
                                     .no_pinning = machine.no_pinning},
                                    lanes, compute);
     device_ledger = std::make_shared<memory::Ledger>(options.device_memory);
-    auto source =
-        std::make_unique<residency::LinkSource>(*cache, catalog, device->make_stream(),
-                                                by_record(*catalog, known_costs(), &policy::LaneCosts::link));
+    auto source = std::make_unique<residency::LinkSource>(*cache, catalog, device->make_stream(),
+                                                          by_record(*catalog, known_costs(), &policy::LaneCosts::link));
     link = source.get();
     device_cache = std::make_unique<residency::ExpertCache>(
         catalog, device_ledger, std::min(options.device_memory, std::max(all, 2 * record)), INT_MAX, std::move(source),

@@ -23,7 +23,8 @@ class DeviceRows {
     // For rows of x [rows, hidden] and so many outputs of `hidden` floats. REQUIRES that nothing is under way.
     // Throws Error(budget).
     void begin(const float* x, int rows, std::size_t outputs, int hidden);
-    // Computes experts, not before `after`; a job's y is a place of outputs(), and holds the result when the event is over.
+    // Computes experts, not before `after`; a job's y is a place of outputs(), and holds the result when the event is
+    // over.
     device::Event run(std::span<kernels::ExpertJob> jobs, bool integer, const device::Event& after, Nanos takes);
     float* outputs() const { return reinterpret_cast<float*>(y_.data()); }
 
@@ -35,8 +36,8 @@ class DeviceRows {
 
     const std::shared_ptr<device::Device> device_;
     const std::function<bool(std::size_t)> make_room_;
-    device::Buffer x_, y_;                  // of the host
-    device::Buffer device_x_, device_y_;    // where those are not pinned
+    device::Buffer x_, y_;                // of the host
+    device::Buffer device_x_, device_y_;  // where those are not pinned
     const std::unique_ptr<device::Stream> stream_;
     int rows_ = 0, hidden_ = 0;
 };

@@ -166,7 +166,7 @@ void LayerRunner::combine(const Submission& submission, float* y) {
     const auto* const by_cpu = reinterpret_cast<const float*>(outputs_.data());
     pointers_.clear();
     pointers_.reserve(submission.weights_.size());
-    for (const std::int32_t place : submission.groups_.places()) 
+    for (const std::int32_t place : submission.groups_.places())
         pointers_.push_back(by_cpu + std::ptrdiff_t{place} * hidden);
     if (rows_) take_from_device(submission);
     kernels::combine(compute_, pointers_, submission.weights_.data(), submission.rows_, submission.top_k_, hidden, y);

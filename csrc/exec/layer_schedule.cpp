@@ -167,6 +167,7 @@ void LayerSchedule::launch_items(LayerRun& run, Workers& workers, const device::
         takes += run.costs_.device.at(run.task(numbers_.back()).rows);
         run.launched_[at(item)] = true;
     }
+    if (run.launches_.empty()) device_since_ = clock_.now();
     run.launches_.push_back({items_, workers.on_device(run, numbers_, after, static_cast<Nanos>(takes)), clock_.now()});
 }
 
@@ -178,7 +179,7 @@ void LayerSchedule::retire(LayerRun& run) {
             if (run.device_.pin(item).state() == State::failed) throw run.device_.pin(item).error();
         done.over.check();
         const Nanos now = clock_.now();
-        counters_.device_ns += now - done.began;
+        if (run.launches_.empty()) counters_.device_ns += now - device_since_;
         if (trace_)
             trace_->add({.lane = Lane::device,
                          .activity = Activity::experts,
@@ -230,7 +231,8 @@ void LayerSchedule::fill_device(const LayerRun& run) {
         const ExpertId id = run.task(number).id;
         if (device.loading() > 0 || device.state(id) != State::absent) continue;
         evicted_.clear();
-        device.start_prefetch(id, [](ExpertId) { return false; }, evicted_);
+        device.start_prefetch(
+            id, [](ExpertId) { return false; }, evicted_);
     }
     device.flush();
 }
@@ -268,7 +270,9 @@ void LayerSchedule::stall(const LayerRun& run, const std::function<bool()>& make
     const Nanos arrivals_before = tiers_.host().source_counters().arrival_ns, begin = clock_.now();
     if (!tiers_.wait()) {
         if (make_room()) return;
-        MOESTRO_CHECK(tiers_.has_device() && tiers_.device().loading() > 0);
+        MOESTRO_CHECK(tiers_.has_device());
+        require(tiers_.device().loading() > 0, ErrorKind::budget, "layer ", run.tasks_.front().id.layer,
+                ": the device has no room for an expert: ", tiers_.device().refusal());
         tiers_.device().wait();  // fails what can never come
     }
     const Nanos end = clock_.now();

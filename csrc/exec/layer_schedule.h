@@ -1,6 +1,7 @@
 // How the experts of one layer run through the lanes: who computes which (a planner's decision), what is read and sent
 // for it, and what is done next, whenever something has ended. The same for kernels and reads that are real, for an
-// emulated device, and for a simulation that computes nothing: that is decided by the workers, and by whose clock it is.
+// emulated device, and for a simulation that computes nothing: that is decided by the workers, and by whose clock it
+// is.
 //
 // What the device computes is launched as soon as its records are there or on the link, to follow them; the processor
 // computes meanwhile, what was in memory from the start first, then what is read as it arrives.
@@ -57,12 +58,12 @@ class LayerRun {
     int left() const { return host_.left() + device_.left(); }
 
     std::vector<Task> tasks_;
-    std::vector<TaskPlace> places_;                     // by task
-    residency::Wave host_, device_;                     // what each side computes
-    std::vector<int> host_tasks_, device_tasks_;        // by item of the wave
-    std::vector<bool> launched_;                        // by item of the device's wave
-    std::vector<Launch> launches_;                      // not over
-    policy::LayerPlan plan_;                            // with a device
+    std::vector<TaskPlace> places_;               // by task
+    residency::Wave host_, device_;               // what each side computes
+    std::vector<int> host_tasks_, device_tasks_;  // by item of the wave
+    std::vector<bool> launched_;                  // by item of the device's wave
+    std::vector<Launch> launches_;                // not over
+    policy::LayerPlan plan_;                      // with a device
     policy::LaneCosts costs_;
     Nanos began_ = 0;
     bool computed_any_ = false;  // on the processor
@@ -91,8 +92,8 @@ class LayerSchedule {
 
     // live: learns what computing takes; may be null without a device. costs: by layer with experts, instead of `live`
     // where they are known, as on a virtual clock; else empty.
-    LayerSchedule(const residency::Tiers& tiers, const store::ExpertTable& table, const Clock& clock,
-                  LiveCosts* live, std::vector<policy::LaneCosts> costs = {});
+    LayerSchedule(const residency::Tiers& tiers, const store::ExpertTable& table, const Clock& clock, LiveCosts* live,
+                  std::vector<policy::LaneCosts> costs = {});
 
     // Who decides from now on who computes; without a device nobody is asked. Throws Error(usage) for an unknown name.
     void set_planner(std::string_view name);
@@ -137,6 +138,7 @@ class LayerSchedule {
     TraceRing* trace_ = nullptr;
     Piece piece_;
     RunCounters counters_;
+    Nanos device_since_ = 0;  // meaningful while something is launched
 
     // Scratch:
     std::vector<policy::WorkItem> work_;

@@ -27,9 +27,10 @@ bool ScheduleTrial::step(int rows, Nanos took) {
     if (in_turn_ > 0) candidates_[at(turn_)].taken.push_back(static_cast<double>(took) / rows);
     if (++in_turn_ < kSteps) return false;
     in_turn_ = 0;
+    const std::string_view before = current();
     turn_ = (turn_ + 1) % static_cast<int>(candidates_.size());
     if (turn_ == 0 && ++rounds_ == kRounds) choose();
-    return true;
+    return current() != before;
 }
 
 void ScheduleTrial::choose() {

@@ -21,7 +21,7 @@ class ScheduleTrial {
     // (prefill) say nothing about the others, and count for nothing.
     bool step(int rows, Nanos took);
     bool over() const { return best_ >= 0; }
-    // "auto: hybrid, 1.20 ms a token (static 1.90, on_demand 2.50, cpu 3.10)", or what is being tried.
+    // "auto: hybrid, 1.200 ms a token (static 1.900, on_demand 2.500, cpu 3.100)", or what is being tried.
     std::string summary() const;
 
   private:

@@ -34,7 +34,8 @@ class Ranges final : public SlotMemory {
     void decommit(int size_class, int index) override {
         Class& of = classes_[static_cast<std::size_t>(size_class)];
         if (!of.split) {
-            // From here on the range has holes, and the kernel must not fill them again by merging pages into huge ones.
+            // From here on the range has holes, and the kernel must not fill them again by merging pages into huge
+            // ones.
             ::madvise(of.range.data(), of.range.size(), MADV_NOHUGEPAGE);
             of.split = true;
         }

@@ -32,8 +32,8 @@ class SlotPool {
     SlotPool(std::shared_ptr<Ledger> ledger, std::vector<SlotClass> classes, std::size_t limit, int max_slots,
              std::unique_ptr<SlotMemory> memory = host_slots());
 
-    // A slot with unspecified contents, or nothing when the limit is used up by slots in use: then give some back. Where
-    // there is less memory than the limit allows, the limit shrinks to what there is (refusal() says why).
+    // A slot with unspecified contents, or nothing when the limit is used up by slots in use: then give some back.
+    // Where there is less memory than the limit allows, the limit shrinks to what there is (refusal() says why).
     std::optional<Slot> take(int size_class);
     void give(const Slot& slot);
     // Whether take(size_class) would succeed after `bytes` in `slots` slots were given back.

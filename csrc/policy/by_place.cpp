@@ -33,11 +33,13 @@ class ByPlace final : public Planner {
 }  // namespace
 
 std::unique_ptr<Planner> make_on_demand() {
-    return std::make_unique<ByPlace>("on_demand", *+[](const WorkItem&) { return true; });
+    return std::make_unique<ByPlace>(
+        "on_demand", *+[](const WorkItem&) { return true; });
 }
 
 std::unique_ptr<Planner> make_static_split() {
-    return std::make_unique<ByPlace>("static", *+[](const WorkItem& item) { return item.where == Where::device; });
+    return std::make_unique<ByPlace>(
+        "static", *+[](const WorkItem& item) { return item.where == Where::device; });
 }
 
 std::unique_ptr<Planner> make_cpu_only() {

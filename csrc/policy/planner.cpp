@@ -14,11 +14,8 @@ namespace {
 using Make = std::unique_ptr<Planner>();
 
 constexpr Named<Make> kKnown[] = {
-    {"hybrid", &make_hybrid},
-    {"greedy_01", &make_greedy_01},
-    {"static", &make_static_split},
-    {"on_demand", &make_on_demand},
-    {"cpu", &make_cpu_only},
+    {"hybrid", &make_hybrid},       {"greedy_01", &make_greedy_01}, {"static", &make_static_split},
+    {"on_demand", &make_on_demand}, {"cpu", &make_cpu_only},
 };
 
 Make& find(std::string_view name) {

@@ -44,7 +44,8 @@ std::vector<memory::SlotClass> ExpertCache::classes() {
 
 ExpertCache::ExpertCache(std::shared_ptr<const store::ExpertTable> table, std::shared_ptr<memory::Ledger> ledger,
                          std::size_t limit, int max_slots, std::unique_ptr<store::RecordSource> source,
-                         std::unique_ptr<policy::Eviction> eviction, const Clock& clock, std::unique_ptr<memory::SlotMemory> memory)
+                         std::unique_ptr<policy::Eviction> eviction, const Clock& clock,
+                         std::unique_ptr<memory::SlotMemory> memory)
     : table_(std::move(table)),
       slots_(std::move(ledger), classes(), limit, max_slots, std::move(memory)),
       source_(std::move(source)),
@@ -61,9 +62,9 @@ ExpertCache::ExpertCache(std::shared_ptr<const store::ExpertTable> table, std::s
 }
 
 void ExpertCache::require_two_slots() {
-    const store::ExpertTable::Layer& largest = *std::max_element(
-        table_->sizes().begin(), table_->sizes().end(),
-        [](const auto& one, const auto& other) { return one.record_bytes < other.record_bytes; });
+    const store::ExpertTable::Layer& largest =
+        *std::max_element(table_->sizes().begin(), table_->sizes().end(),
+                          [](const auto& one, const auto& other) { return one.record_bytes < other.record_bytes; });
     const int size_class = class_of_layer_[table_->position(largest.layer)];
     const std::optional<memory::Slot> first = slots_.take(size_class), second = slots_.take(size_class);
     for (const auto& slot : {first, second})
@@ -259,7 +260,7 @@ void ExpertCache::check_integrity() const {
     check_entries();
     MOESTRO_CHECK(static_cast<std::size_t>(loading_) == source_->in_flight());
     MOESTRO_CHECK(loading_ + resident_ == slots_.slots_in_use());
-    MOESTRO_CHECK(slots_.bytes_in_use() <= limit() && limit() >= minimum());
+    MOESTRO_CHECK(slots_.bytes_in_use() <= limit() && (limit() >= minimum() || !refusal().empty()));
     const std::optional<ExpertId> victim = eviction_->victim(may_evict_, std::nullopt);
     MOESTRO_CHECK(victim.has_value() == (evictable_ > 0));
 }

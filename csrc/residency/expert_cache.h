@@ -79,8 +79,8 @@ class ExpertCache {
     State state(ExpertId id) const { return entries_[number(id)].state; }
     // REQUIRES that the record is not absent.
     Pin pin(ExpertId id);
-    // Queues the read of an absent record, evicting what the policy gives up for it. False, and nothing changed, when
-    // everything that could make room is pinned or loading.
+    // Queues the read of an absent record, evicting what the policy gives up for it. False when everything that could
+    // make room is pinned or loading, and nothing changed; or when there is less memory than the limit allows.
     bool start_load(ExpertId id, bool urgent);
     // The same for a record that may be of use later: only records for which `spare` holds make room, and `evicted` is
     // told which did. False, and the record absent, when they do not suffice.
@@ -120,7 +120,7 @@ class ExpertCache {
     int resident() const { return resident_; }
     std::size_t resident_bytes() const { return resident_bytes_; }
     std::size_t largest_slot() const { return largest_slot_; }
-    int slots() const;  // of the largest record, within the limit
+    int slots() const;                                        // of the largest record, within the limit
     std::string refusal() const { return slots_.refusal(); }  // why there are fewer than asked for; empty where not
     CacheCounters counters() const;
     store::SourceCounters source_counters() const { return source_->counters(); }

@@ -12,13 +12,13 @@
 
 namespace moestro::residency {
 
-// One thread at a time. Pins what it copies in the host's cache, which must outlive it. A record waits its turn while the
-// host has no room to read it; urgent ones overtake others.
+// One thread at a time. Pins what it copies in the host's cache, which must outlive it. A record waits its turn while
+// the host has no room to read it; urgent ones overtake others.
 class LinkSource final : public store::RecordSource {
   public:
     // takes: of a copy on a virtual clock, by record. bytes: the same.
-    LinkSource(ExpertCache& host, std::shared_ptr<const store::ExpertTable> table, std::unique_ptr<device::Stream> stream,
-               std::vector<Nanos> takes);
+    LinkSource(ExpertCache& host, std::shared_ptr<const store::ExpertTable> table,
+               std::unique_ptr<device::Stream> stream, std::vector<Nanos> takes);
     ~LinkSource() override;
 
     void start(int number, std::byte* slot, bool urgent) override;
@@ -26,11 +26,11 @@ class LinkSource final : public store::RecordSource {
     void poll(std::vector<store::Arrival>& out) override;
     // Blocks only where a copy or a read is under way.
     void wait(std::vector<store::Arrival>& out) override;
-    std::size_t in_flight() const override { return wanted_.size() + copying_.size(); }
+    std::size_t in_flight() const override { return wanted_.size() + copying_.size() + failed_.size(); }
     store::SourceCounters counters() const override { return counters_; }
 
-    // Whether the link has the record, and when its copy is over. What is ordered behind that must still look whether it
-    // failed.
+    // Whether the link has the record, and when its copy is over. What is ordered behind that must still look whether
+    // it failed.
     bool copying(int number) const { return find(number) != copying_.end(); }
     device::Event copied(int number) const { return find(number)->over; }  // REQUIRES copying(number)
     // What is wanted waits for room in the host's cache, all of it: only others can make some.

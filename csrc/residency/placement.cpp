@@ -15,7 +15,9 @@ void fill(ExpertCache& cache, const store::ExpertTable& table, std::span<const d
         });
     std::vector<ExpertId> evicted;
     for (const int number : order)
-        if (!cache.start_prefetch(table.id(number), [](ExpertId) { return false; }, evicted)) break;
+        if (!cache.start_prefetch(
+                table.id(number), [](ExpertId) { return false; }, evicted))
+            break;
     while (cache.loading() > 0) cache.wait();
 }
 

@@ -4,9 +4,18 @@
 
 namespace moestro::residency {
 
+Copies parse_copies(std::string_view name) {
+    require(name == "inclusive" || name == "exclusive", ErrorKind::usage,
+            "copies: expected inclusive or exclusive, got \"", name, "\"");
+    return name == "inclusive" ? Copies::inclusive : Copies::exclusive;
+}
+
 Tiers::Tiers(ExpertCache& host, DeviceTier device, std::shared_ptr<VirtualLanes> lanes)
     : host_(host), device_(std::move(device)), lanes_(std::move(lanes)) {
-    if (!has_device() || device_.copies == Copies::inclusive) return;
+    host_.set_given_up_first({});
+    if (!has_device()) return;
+    device_.cache->set_given_up_first({});
+    if (device_.copies == Copies::inclusive) return;
     ExpertCache& other = *device_.cache;
     host_.set_given_up_first([&other](ExpertId id) { return other.state(id) == State::resident; });
     other.set_given_up_first([&host](ExpertId id) { return host.state(id) == State::resident; });
@@ -31,7 +40,11 @@ void Tiers::poll() const {
 }
 
 bool Tiers::wait() const {
-    if (has_device()) device_.cache->flush();  // what was stuck may find room now
+    if (has_device()) {
+        const int before = device_.cache->loading();
+        device_.cache->poll();  // what was stuck may find room now, or fail at once
+        if (device_.cache->loading() < before) return true;
+    }
     bool any = lanes_ ? lanes_->step() : has_device() && device_.device->wait_any();
     if (!any && !lanes_ && host_.loading() > 0) {
         host_.wait();

@@ -2,6 +2,7 @@
 #pragma once
 
 #include <memory>
+#include <string_view>
 
 #include "base/virtual_lanes.h"
 #include "device/device.h"
@@ -11,10 +12,11 @@
 
 namespace moestro::residency {
 
-// Whether records that the device has keep their place in host memory as long as others. Exclusive: there they make room
-// first, and on the device those that the host has too, so that both memories together hold as many as they can.
+// Whether records that the device has keep their place in host memory as long as others. Exclusive: there they make
+// room first, and on the device those that the host has too, so that both memories together hold as many as they can.
 // Nothing is ever copied back, since weights do not change.
 enum class Copies : std::uint8_t { inclusive, exclusive };
+Copies parse_copies(std::string_view name);  // throws Error(usage) for another name
 
 // What a device adds to a host's cache. Its cache reads through `link`, which that cache owns.
 struct DeviceTier {
@@ -38,7 +40,7 @@ class Tiers {
     Place place(ExpertId id) const;
     bool host_copy(ExpertId id) const { return host_.state(id) == State::resident; }
 
-    LinkSource& link() const { return *device_.link; }                // REQUIRES has_device()
+    LinkSource& link() const { return *device_.link; }  // REQUIRES has_device()
 
     // Whether a copy to the device makes it give up what must be read again one day: exclusive copies, when it is full.
     bool sending_loses(const store::ExpertTable& table) const;

@@ -61,7 +61,7 @@ void check(const policy::RoutingRecord& record) {
 }
 
 std::vector<Nanos> record_times(const store::ExpertTable& table, const std::vector<policy::LaneCosts>& costs,
-                                double policy::LaneCosts::* cost) {
+                                double policy::LaneCosts::*cost) {
     std::vector<Nanos> times;
     for (int number = 0; number < table.experts(); ++number)
         times.push_back(static_cast<Nanos>(costs[table.position(table.id(number).layer)].*cost));
@@ -172,11 +172,12 @@ class Replay {
 
     std::unique_ptr<residency::ExpertCache> make_host() {
         std::size_t limit = first_limit(), most = most_bytes(record_, options_, limit);
-        if (has_device_) limit = most = options_.host_bytes.value_or(std::max<std::size_t>(
-                                     table_->record_bytes(), 2 * table_->largest_record()));
+        if (has_device_)
+            limit = most = options_.host_bytes.value_or(
+                std::max<std::size_t>(table_->record_bytes(), 2 * table_->largest_record()));
         auto disk = std::make_unique<store::VirtualSource>(
-            lanes_, static_cast<int>(policy::Lane::ssd),
-            record_times(*table_, options_.costs, &policy::LaneCosts::ssd), record_sizes(*table_));
+            lanes_, static_cast<int>(policy::Lane::ssd), record_times(*table_, options_.costs, &policy::LaneCosts::ssd),
+            record_sizes(*table_));
         disk_ = disk.get();
         const int slots = (has_device_ ? options_.host_slots : options_.max_slots).value_or(INT_MAX);
         return std::make_unique<residency::ExpertCache>(table_, std::make_shared<memory::Ledger>(most), limit, slots,
@@ -188,8 +189,7 @@ class Replay {
         const auto device = device::make_emulated({.weightless = true}, lanes_, nullptr);
         stream_ = device->make_stream();
         auto link = std::make_unique<residency::LinkSource>(
-            *host_, table_, device->make_stream(),
-            record_times(*table_, options_.costs, &policy::LaneCosts::link));
+            *host_, table_, device->make_stream(), record_times(*table_, options_.costs, &policy::LaneCosts::link));
         residency::DeviceTier tier{device, nullptr, link.get(), options_.copies};
         device_ = std::make_unique<residency::ExpertCache>(
             table_, std::make_shared<memory::Ledger>(most_bytes(record_, options_, first_limit())), first_limit(),
@@ -201,14 +201,9 @@ class Replay {
     Nanos busy_link() const { return has_device_ ? tier_.link->busy() : disk_->busy(); }
 
     void begin_counting() {
-        begin_ = {clock_.now(),
-                  busy_link(),
-                  hands_.busy(),
-                  schedule_.counters(),
-                  cache_.counters(),
-                  cache_.source_counters(),
-                  disk_->counters(),
-                  prefetched()};
+        begin_ = {clock_.now(),         busy_link(),       hands_.busy(),
+                  schedule_.counters(), cache_.counters(), cache_.source_counters(),
+                  disk_->counters(),    prefetched()};
         for (ReplayResult::Layer& layer : result_.layers) layer = {};
         result_.steps = result_.rows = 0;
     }
@@ -342,7 +337,7 @@ class Replay {
     const bool has_device_;
     store::VirtualSource* disk_ = nullptr;  // the host cache's
     const std::unique_ptr<residency::ExpertCache> host_;
-    std::unique_ptr<device::Stream> stream_;             // these two: with a device
+    std::unique_ptr<device::Stream> stream_;  // these two: with a device
     std::unique_ptr<residency::ExpertCache> device_;
     const residency::DeviceTier tier_;
     residency::ExpertCache& cache_;  // the fastest

@@ -2,8 +2,8 @@
 // a virtual clock, on a machine that is a few numbers.
 //
 // Without a device, experts are computed by the CPU from a cache in host memory, behind an SSD. With one, they are
-// computed by the device from a cache in its memory, behind a link from host memory, or by the CPU from there: a planner
-// decides, layer by layer. What runs is exec/layer_schedule.h, as in a run, with workers that compute nothing.
+// computed by the device from a cache in its memory, behind a link from host memory, or by the CPU from there: a
+// planner decides, layer by layer. What runs is exec/layer_schedule.h, as in a run, with workers that compute nothing.
 #pragma once
 
 #include <cstddef>
@@ -23,16 +23,17 @@
 namespace moestro::sim {
 
 struct ReplayOptions {
-    std::vector<std::size_t> record_bytes;   // by layer with experts; multiples of 4096
-    std::vector<policy::LaneCosts> costs;    // the same
-    policy::Line layer;                      // of a layer beside its experts, by rows: attention, router, shared expert
-    policy::Line step;                       // of a step beside its layers: embedding, head, sampling
-    std::optional<std::size_t> cache_bytes;  // of the device's cache where there is one, else of the host's; none: as
-                                             // the record says, step by step
-    std::optional<std::size_t> host_bytes;   // with a device; none: the host has all records from the start
-    std::optional<int> host_slots;           // with a device; at most so many
-    residency::Copies copies = residency::Copies::inclusive;  // with a device
+    std::vector<std::size_t> record_bytes;  // by layer with experts; multiples of 4096
+    std::vector<policy::LaneCosts> costs;   // the same
+    policy::Line layer;                     // of a layer beside its experts, by rows: attention, router, shared expert
+    policy::Line step;                      // of a step beside its layers: embedding, head, sampling
+    // Of the device's cache where there is one, else of the host's. None: as the record says, step by step.
+    std::optional<std::size_t> cache_bytes;
     std::optional<int> max_slots;
+    // With a device: of the host's cache. None: the host has all records from the start.
+    std::optional<std::size_t> host_bytes = {};
+    std::optional<int> host_slots = {};
+    residency::Copies copies = residency::Copies::inclusive;
     std::string policy = "lru";
     std::vector<double> frequencies = {};  // "static"
     std::string prefetch = "none";
@@ -45,7 +46,7 @@ struct ReplayResult {
     struct Layer {
         std::uint64_t hits = 0, misses = 0, joined = 0;
     };
-    std::vector<Layer> layers;  // per distinct expert of a step and layer, by where it was then
+    std::vector<Layer> layers;                          // per distinct expert of a step and layer, by where it was then
     std::uint64_t evictions = 0, loads = 0, bytes = 0;  // of that cache
     std::uint64_t read_bytes = 0;                       // from the SSD
     int steps = 0, rows = 0;

@@ -10,7 +10,12 @@ namespace moestro::store {
 
 VirtualSource::VirtualSource(std::shared_ptr<VirtualLanes> lanes, int lane, std::vector<Nanos> takes,
                              std::vector<std::size_t> bytes, std::unique_ptr<RecordSource> from)
-    : lanes_(std::move(lanes)), lane_(lane), takes_(std::move(takes)), bytes_(std::move(bytes)), from_(std::move(from)), self_(std::make_shared<VirtualSource*>(this)) {}
+    : lanes_(std::move(lanes)),
+      lane_(lane),
+      takes_(std::move(takes)),
+      bytes_(std::move(bytes)),
+      from_(std::move(from)),
+      self_(std::make_shared<VirtualSource*>(this)) {}
 
 VirtualSource::~VirtualSource() {
     *self_ = nullptr;

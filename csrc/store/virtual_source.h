@@ -1,5 +1,5 @@
-// Records that arrive on a virtual clock: a disk that serves one record after the other, and takes as long as it is said
-// to take. What it serves it may read from a real source, when its time has come.
+// Records that arrive on a virtual clock: a disk that serves one record after the other, and takes as long as it is
+// said to take. What it serves it may read from a real source, when its time has come.
 #pragma once
 
 #include <cstdint>
@@ -15,8 +15,8 @@ namespace moestro::store {
 // Destruction forgets what was not served yet, and reads nothing.
 class VirtualSource final : public RecordSource {
   public:
-    // lane: of `lanes`, nobody else's. takes and bytes: by the records' numbers. from: what fills the slots; none leaves
-    // them as they are.
+    // lane: of `lanes`, nobody else's. takes and bytes: by the records' numbers. from: what fills the slots; none
+    // leaves them as they are.
     VirtualSource(std::shared_ptr<VirtualLanes> lanes, int lane, std::vector<Nanos> takes,
                   std::vector<std::size_t> bytes, std::unique_ptr<RecordSource> from = nullptr);
     ~VirtualSource() override;

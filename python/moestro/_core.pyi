@@ -166,6 +166,21 @@ class Ledger:
 
 class Ticket: ...
 
+class EmulatedMachine:
+    """A machine with a device that needs none: what its lanes take, on a virtual clock."""
+
+    def __init__(
+        self,
+        *,
+        memory: int,  # bytes that the device has
+        costs: Sequence[LaneCosts],  # by layer with experts; or one, for all
+        layer: tuple[float, float] = (0.0, 0.0),  # ns of a layer beside its experts: fixed, and per row
+        step: tuple[float, float] = (0.0, 0.0),  # of a step beside its layers
+        failed_allocation: int = 0,  # for tests, counted from 1: this device allocation and all after it fail
+        failed_copy: int = 0,
+        no_pinning: bool = False,
+    ) -> None: ...
+
 class Runtime:
     def __init__(
         self,
@@ -190,7 +205,13 @@ class Runtime:
         costs: LaneCosts | None = None,
         record_rows: int = 0,
         record_ahead: int = 0,
+        emulated: EmulatedMachine | None = None,
+        device_memory: int = 0,  # bytes, hard; 0: experts stay off the device
+        copies: str = "inclusive",  # "inclusive" | "exclusive"
+        schedule: str = "hybrid",  # a planner, "device" or "auto"
     ) -> None: ...
+    @property
+    def virtual_time(self) -> bool: ...
     @property
     def compute(self) -> Compute: ...
     @property
@@ -304,6 +325,10 @@ class Runtime:
         experts; nbytes; submitted, started, done: nanoseconds of a steady clock.
         """
     def info(self) -> dict[str, Any]: ...  # isa, math, threads, reader, depth, registered_bytes, file_mode, refused
+    def schedule(self) -> str:
+        """Who decides what the device computes, and why; empty without a device."""
+    def resize(self, host_memory: int | None = None, device_memory: int | None = None) -> None:
+        """Other budgets from now on, between steps. Raises BudgetError, and nothing changed, where that cannot be."""
     def check_integrity(self) -> None: ...
     @staticmethod
     def scratch_bytes(
@@ -385,7 +410,7 @@ def replay(
     costs: Sequence[LaneCosts],
     layer: tuple[float, float] = (0.0, 0.0),  # ns of a layer beside its experts: fixed, per row
     step: tuple[float, float] = (0.0, 0.0),  # ns of a step beside its layers: fixed, per row
-    cache_bytes: int | None = None,  # None: as recorded, step by step
+    cache_bytes: int | None = None,  # of the fastest cache; None: as recorded, step by step
     max_slots: int | None = None,
     policy: str = "lru",
     frequencies: Sequence[float] = [],
@@ -393,11 +418,14 @@ def replay(
     predictor: PredictorSettings | None = None,
     planner: str = "hybrid",  # where costs have a device
     first_step: int = 0,  # counted from there
+    host_bytes: int | None = None,  # with a device; None: the host has all records from the start
+    copies: str = "inclusive",  # with a device
 ) -> dict[str, Any]:
     """Does on a virtual clock what the recorded run would have done with this cache, policy, predictor and machine.
 
-    -> hits, misses, joined (arrays by layer with experts), evictions, loads, nbytes, steps, rows, time_ns, cpu_busy_ns,
-    device_busy_ns, link_busy_ns, stall_ns, prefetch (as Runtime.prefetch_counters). Raises UsageError, BudgetError.
+    -> hits, misses, joined (arrays by layer with experts), evictions, loads, nbytes, read_nbytes (from the SSD), steps,
+    rows, time_ns, cpu_busy_ns, device_busy_ns, link_busy_ns, stall_ns, prefetch (as Runtime.prefetch_counters). Raises
+    UsageError, BudgetError.
     """
 
 def belady_misses(record: RoutingRecord, slots: Sequence[int], first_step: int = 0) -> list[int]:

@@ -10,6 +10,7 @@ import os
 from collections.abc import Sequence
 from dataclasses import dataclass
 
+from moestro.device_names import parse_device
 from moestro.errors import UsageError
 from moestro.stream_shape import parse_stream
 from moestro.units import format_bytes, parse_bytes
@@ -20,17 +21,18 @@ POLICIES = ("lru", "lfu", "lrfu", "score", "shallow", "workload", "static")
 AUTO_POLICY = "lrfu"  # what misses least on our traces, at every size: docs/policies.md
 PREDICTORS = ("none", "next_gate", "impact", "transition", "activation", "path", "pre_gated")
 LEARNT_PREDICTORS = ("transition", "activation", "path")
+COPIES = ("inclusive", "exclusive")
+SCHEDULES = ("hybrid", "greedy_01", "static", "on_demand", "cpu", "device", "auto")
 VERIFY_MODES = ("first", "always", "never")
 IO_MODES = ("auto", "direct", "cached")
 IO_ENGINES = ("auto", "io_uring", "threads")
-DEVICES = ("cpu",)
 MATHS = ("exact", "fast")
 
 # Below this temperature the most likely token is taken, as vLLM does.
 GREEDY_TEMPERATURE = 1e-5
 
 __all__ = [
-    "DEVICES",
+    "COPIES",
     "FORMATS",
     "GREEDY_TEMPERATURE",
     "IO_ENGINES",
@@ -39,6 +41,7 @@ __all__ = [
     "MATHS",
     "POLICIES",
     "PREDICTORS",
+    "SCHEDULES",
     "VERIFY_MODES",
     "EngineConfig",
     "SamplingParams",
@@ -68,7 +71,10 @@ class EngineConfig:
     io_engine: str = "auto"  # "io_uring", "threads"
     io_depth: int | None = None  # reads in flight; None: the engine's default, or the trial's
     stream: str = "auto"  # how weights that do not fit pass through memory: "auto", "off" (they must fit), a name
-    device: str = "cpu"
+    device: str = "cpu"  # or "emulated:memory=2GiB,...": moestro.device_names
+    device_memory: int | str = "auto"  # bytes for experts on the device; "auto": all that it has
+    device_copies: str = "inclusive"  # whether host memory keeps experts that the device has: COPIES
+    schedule: str = "hybrid"  # who decides what the device computes: SCHEDULES
     math: str = "exact"  # "fast": bf16 weights take activations rounded to bf16, where the CPU has AVX512_BF16
     trace_events: int = 0  # room for the latest events of `LLM.timeline()`
     record_tokens: int = 0  # room for the routing of so many tokens: `LLM.routing()`
@@ -99,7 +105,7 @@ class EngineConfig:
         _one_of("io_engine", self.io_engine, IO_ENGINES)
         _whole("io_depth", self.io_depth, 1, optional=True)
         parse_stream(self.stream)
-        _one_of("device", self.device, DEVICES)
+        self._check_device()
         _one_of("math", self.math, MATHS)
         _whole("threads", self.threads, 1, optional=True)
         _whole("max_model_len", self.max_model_len, 1, optional=True)
@@ -114,6 +120,16 @@ class EngineConfig:
     def eviction(self) -> str:
         """The policy, "auto" resolved."""
         return AUTO_POLICY if self.policy == "auto" else self.policy
+
+    def _check_device(self) -> None:
+        _one_of("device_copies", self.device_copies, COPIES)
+        _one_of("schedule", self.schedule, SCHEDULES)
+        device = parse_device(self.device)
+        if self.device_memory != "auto":
+            asked = parse_bytes(self.device_memory, "device_memory ('auto' or a size)")
+            object.__setattr__(self, "device_memory", asked)
+            if device is None and asked:
+                raise UsageError(f"device_memory: device 'cpu' has no memory of its own, got {self.device_memory!r}")
 
     def _check_prefetch(self) -> None:
         _one_of("prefetch", self.prefetch, PREDICTORS)

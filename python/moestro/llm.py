@@ -29,7 +29,7 @@ from moestro.text.model_text import read_model_text
 from moestro.text.tokenizer import Tokenizer
 from moestro.trace.routing import RoutingTrace, recorded
 from moestro.trace.timeline import Timeline
-from moestro.units import format_bytes
+from moestro.units import format_bytes, parse_bytes
 
 
 @dataclass(frozen=True)
@@ -76,6 +76,9 @@ class LLM:
         io_depth: int | None = None,
         stream: str = "auto",
         device: str = "cpu",
+        device_memory: int | str = "auto",
+        device_copies: str = "inclusive",
+        schedule: str = "hybrid",
         math: str = "exact",
         trace_events: int = 0,
         record_tokens: int = 0,
@@ -103,6 +106,9 @@ class LLM:
             io_depth=io_depth,
             stream=stream,
             device=device,
+            device_memory=device_memory,
+            device_copies=device_copies,
+            schedule=schedule,
             math=math,
             trace_events=trace_events,
             record_tokens=record_tokens,
@@ -227,6 +233,15 @@ class LLM:
         if lost:
             raise UsageError(f"record_tokens: {self.config.record_tokens} were too few; {lost} more tokens were run")
         return recorded(record, offsets, sizes, self.config)
+
+    def resize(self, *, host_memory: int | str | None = None, device_memory: int | str | None = None) -> None:
+        """Other budgets from now on, between runs; None: as it is. What is over is given up, experts first.
+
+        Raises BudgetError, and nothing changed, where that does not suffice or the device has less.
+        """
+        host = None if host_memory is None else parse_bytes(host_memory, "host_memory")
+        device = None if device_memory is None else parse_bytes(device_memory, "device_memory")
+        self._open().model.runtime.resize(host, device)
 
     def get_default_sampling_params(self) -> SamplingParams:
         """What is used where a call gives none: the model's generation_config.json."""

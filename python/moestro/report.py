@@ -31,6 +31,11 @@ class Report:
     experts: int  # of all layers
     expert_slots: int  # experts that fit the budget while the KV is small
     device: str
+    device_memory: int  # bytes for experts on the device; 0: they stay off it
+    device_copies: str
+    device_slots: int  # experts that fit there
+    virtual_time: bool  # whose clock is an emulated machine's
+    schedule: str  # who decides what the device computes; empty where nothing is there
     isa: str
     math: str  # "exact" | "fast"
     threads: int
@@ -81,6 +86,14 @@ class Report:
             f"compute: {self.device}, {self.isa} kernels, {self.threads} threads, "
             f"prefill in steps of {self.prefill_chunk} rows"
         )
+        if self.device_memory:
+            copies = "" if self.device_copies == "inclusive" else "; the host gives their copies up first"
+            yield (
+                f"device: {format_bytes(self.device_memory)} for experts, room for {self.device_slots}{copies}; "
+                f"{self.schedule} says what it computes"
+            )
+        if self.virtual_time:
+            yield "time: virtual, that of the emulated machine; answers are the real ones"
         if self.math == "fast":
             yield (
                 "math: fast, as asked: products of bf16 weights round their activations to bf16; results are not the "
@@ -109,6 +122,7 @@ def make_report(
         experts=sum(layer.mlp.num_experts for layer in model.spec.layers if isinstance(layer.mlp, MoeSpec)),
         expert_slots=plan.expert_slots,
         device=config.device,
+        device_copies=config.device_copies,
         policy=config.eviction,
         prefetch=config.prefetch,
         verify=config.verify,

@@ -76,3 +76,11 @@ def prompt(length: int, *, vocab: int = 131, seed: int = 0) -> Any:
 def nmse(got: Any, want: Any) -> float:
     want = np.asarray(want, dtype=np.float64)
     return float(((np.asarray(got, dtype=np.float64) - want) ** 2).sum() / (want**2).sum())
+
+
+def by_family() -> dict[str, str]:
+    """model_type -> the first of its tiny configs."""
+    names: dict[str, str] = {}
+    for name in SHORT:
+        names.setdefault(CONFIGS[name]().model_type, name)
+    return names

@@ -27,8 +27,16 @@ def closing_line(stats: RunStats) -> str:
             f"foresaw {stats.recall:.0%}, {format_bytes(used)} read ahead in time, {format_bytes(wasted)} for nothing"
             + (f", off in {off} of {len(stats.prefetch)} layers" if off else "")
         )
+    if stats.device is not None:
+        device, asked = stats.device, max(1, stats.hits + stats.misses + stats.joined)
+        parts.append(
+            f"{device.computed / asked:.0%} of experts on the device ({device.schedule}), "
+            f"{format_bytes(device.link_bytes)} sent to it"
+        )
     if stats.stream_gb_per_s is not None:
         parts.append(f"{format_bytes(stats.stream_bytes_read)} streamed at {stats.stream_gb_per_s:.2f} GB/s")
     parts.append(f"bound by {stats.binding}")
     parts.append(f"peak memory {format_bytes(stats.peak_bytes)} of {format_bytes(stats.budget_bytes)}")
+    if stats.virtual:
+        parts.append(f"times are the emulated machine's; this took {stats.real_s:.2f} s")
     return " · ".join(parts)

@@ -68,7 +68,23 @@ class EngineOptions:
             rich_help_panel=_ENGINE,
         ),
     ] = "auto"
-    device: Annotated[str, typer.Option(help="cpu.", rich_help_panel=_ENGINE)] = "cpu"
+    device: Annotated[
+        str, typer.Option(help="cpu, or emulated:memory=2GiB,machine=a6000-xeon,...", rich_help_panel=_ENGINE)
+    ] = "cpu"
+    device_memory: Annotated[
+        str, typer.Option(help="For experts on the device: a size, or auto.", rich_help_panel=_ENGINE)
+    ] = "auto"
+    device_copies: Annotated[
+        str,
+        typer.Option(help="Experts of the device in host memory too: inclusive, exclusive.", rich_help_panel=_ENGINE),
+    ] = "inclusive"
+    schedule: Annotated[
+        str,
+        typer.Option(
+            help="What the device computes: hybrid, greedy_01, static, on_demand, cpu, device, or auto (tries).",
+            rich_help_panel=_ENGINE,
+        ),
+    ] = "hybrid"
     math: Annotated[
         str, typer.Option(help="exact, or fast: rounds what bf16 weights multiply to bf16.", rich_help_panel=_ENGINE)
     ] = "exact"

@@ -19,6 +19,8 @@ _LANES = {
     "stream stall": "stream_stall_ns",  # waiting for a streamed unit
     "stream arrival": "stream_arrival_ns",  # verifying and interleaving units, beside the computation
     "stream ssd": "stream_read_busy_ns",  # at least one read of a unit in flight
+    "link": "link_busy_ns",  # at least one copy to the device on its way
+    "device": "device_ns",  # it has something to compute
 }
 
 
@@ -28,8 +30,24 @@ _QUEUES = {"cpu": "compute_queued_ns", "ssd": "read_queued_ns", "stream ssd": "s
 
 
 @dataclass(frozen=True)
+class DeviceStats:
+    """Of one run, but for what is there now."""
+
+    schedule: str  # who decides what the device computes, and why
+    computed: int  # experts, of hits + misses + joined
+    link_bytes: int  # copied to the device
+    evictions: int
+    slots: int  # now: experts that fit
+    resident: int  # now: experts
+    limit_bytes: int  # now: of the slots
+    peak_bytes: int  # allocated on the device, since loading
+
+
+@dataclass(frozen=True)
 class RunStats:
-    """One run of generate, stream or chat. Times in seconds, without the time the caller took between chunks."""
+    """One run of generate, stream or chat. Times in seconds, without the time the caller took between chunks; with an
+    emulated device they are virtual, and `real_s` is apart.
+    """
 
     prompt_tokens: int
     reused_tokens: int  # prompt tokens whose KV an earlier turn had left
@@ -60,6 +78,9 @@ class RunStats:
     # asked for when they were there, asked for before, not asked for), started, cancelled, regretted (missing because
     # they had made room for a hint), times_off, and off: whether it is not listened to now.
     prefetch: tuple[dict[str, int], ...] = ()
+    virtual: bool = False
+    real_s: float = 0.0  # from the run's beginning to its end, by the clock on the wall
+    device: DeviceStats | None = None  # None: experts stay off devices
 
     @property
     def hit_rate(self) -> float | None:
@@ -81,7 +102,7 @@ class RunStats:
         return {
             "cpu": max(0.0, 1 - waits / wall),
             "ssd": self.lanes_s["ssd"] / wall,
-            "stream ssd": self.lanes_s["stream ssd"] / wall,
+            **{lane: self.lanes_s[lane] / wall for lane in ("stream ssd", "link", "device")},
         }
 
     @property
@@ -124,12 +145,14 @@ class RunStats:
 class RunMeter:
     """Measures one run, from construction to `finish`."""
 
-    def __init__(self, runtime: MeasuredRuntime, clock: Callable[[], float] = time.perf_counter) -> None:
+    def __init__(self, runtime: MeasuredRuntime, clock: Callable[[], float] | None = None) -> None:
+        """clock: seconds; None takes the runtime's where that is virtual, else time.perf_counter."""
         self._runtime = runtime
-        self._clock = clock
+        self._clock = clock or (self._virtual_s if runtime.virtual_time else time.perf_counter)
+        self._real_begun = time.perf_counter()
         self._before = runtime.counters()
         self._prefetch_before = runtime.prefetch_counters()
-        self._begun = clock()
+        self._begun = self._clock()
         self._ttft: float | None = None
         self._seconds = {True: 0.0, False: 0.0}  # by: did the step read a prompt
         self._decoded = 0  # tokens of steps that read no prompt
@@ -178,6 +201,27 @@ class RunMeter:
             peak_bytes=ledger.peak,
             prefetch=_by_layer(self._runtime.prefetch_counters(), self._prefetch_before),
             peak_bytes_by_entry={entry["name"]: entry["peak"] for entry in ledger.entries()},
+            virtual=self._runtime.virtual_time,
+            real_s=time.perf_counter() - self._real_begun,
+            device=self._device(used),
+        )
+
+    def _virtual_s(self) -> float:
+        return self._runtime.counters()["clock_ns"] / 1e9
+
+    def _device(self, used: Mapping[str, int]) -> DeviceStats | None:
+        where = self._runtime.residency()
+        if where["device_slots"] == 0:
+            return None
+        return DeviceStats(
+            schedule=self._runtime.schedule(),
+            computed=used["on_device"],
+            link_bytes=used["link_bytes"],
+            evictions=used["device_evictions"],
+            slots=where["device_slots"],
+            resident=where["device_resident"],
+            limit_bytes=where["device_bytes"],
+            peak_bytes=where["device_peak"],
         )
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from itertools import accumulate
 
 from moestro import _core
 from moestro.checkpoint.pack_formats import INTEGER_FORMATS
@@ -33,6 +34,7 @@ def make_footprint(
     dense = [layer.mlp.intermediate_size for layer in spec.layers if isinstance(layer.mlp, DenseSpec)]
     moe = [layer.mlp for layer in spec.layers if isinstance(layer.mlp, MoeSpec)]
     shared = [mlp.shared.intermediate_size for mlp in moe if mlp.shared is not None]
+    first = list(accumulate((mlp.num_experts for mlp in moe), initial=0))[:-1]
     return Footprint(
         trunk=trunk,
         small=small,
@@ -40,6 +42,7 @@ def make_footprint(
         in_place=in_place,
         record=max(records, default=0),
         records=sum(records),
+        record_sizes=tuple(records[number] for number in first),
         layers=spec.num_layers,
         moe_layers=len(moe),
         hidden=spec.hidden_size,

@@ -9,12 +9,16 @@ from typing import Any
 from moestro import knobs
 from moestro._core import KvPool, LaneCosts, Runtime
 from moestro.config import EngineConfig
+from moestro.device_names import parse_device
+from moestro.errors import UsageError
 from moestro.models.decoder import Decoder
+from moestro.models.emulated import emulate
 from moestro.models.foresight import look_back
 from moestro.models.opening import OpenedModel, open_model
 from moestro.models.resident import Progress, load_resident
 from moestro.models.spec import ModelSpec, MoeSpec
 from moestro.plan.costs import expert_costs
+from moestro.plan.footprint import Footprint
 from moestro.plan.io_choice import choose_io
 from moestro.plan.memory import MemoryPlan, plan_memory
 from moestro.threads import default_threads
@@ -73,6 +77,7 @@ def load_model(
         record_ahead=config.record_ahead,
         expert_slots=config.expert_slots,
         trace_events=config.trace_events,
+        **_device(opened, config, footprint),
     )
     try:
         runtime.ledger.take("text", text)
@@ -119,6 +124,21 @@ def _costs(opened: OpenedModel, config: EngineConfig, threads: int) -> LaneCosts
     return expert_costs(opened.footprint(), format, threads, sorted(opened.files())).lanes()
 
 
+def _device(opened: OpenedModel, config: EngineConfig, footprint: Footprint) -> dict[str, Any]:
+    device = parse_device(config.device)
+    if device is None:
+        return {}
+    memory = device.memory if config.device_memory == "auto" else int(config.device_memory)
+    if not footprint.records:
+        raise UsageError(f"device: a device takes experts, and {opened.directory} has none; leave device at 'cpu'")
+    return {
+        "emulated": emulate(device, opened.spec, list(footprint.record_sizes)),
+        "device_memory": memory,
+        "copies": config.device_copies,
+        "schedule": config.schedule,
+    }
+
+
 def _no_fast_math(opened: OpenedModel, config: EngineConfig) -> list[str]:
     """Why it cannot be had, where that is the model's doing; what the CPU lacks the runtime says itself."""
     if config.math == "exact" or opened.footprint().bf16:
@@ -127,7 +147,7 @@ def _no_fast_math(opened: OpenedModel, config: EngineConfig) -> list[str]:
 
 
 def _facts(opened: OpenedModel, plan: MemoryPlan, runtime: Runtime) -> dict[str, Any]:
-    spec = opened.spec
+    spec, where = opened.spec, runtime.residency()
     return {
         "model_type": spec.model_type,
         "directory": str(opened.directory),
@@ -137,5 +157,9 @@ def _facts(opened: OpenedModel, plan: MemoryPlan, runtime: Runtime) -> dict[str,
         "expert_format": opened.expert_formats or None,
         "kv_dtype": plan.kv_dtype,
         "prefill_chunk": plan.prefill_chunk,
+        "device_memory": where["device_bytes"],
+        "device_slots": where["device_slots"],
+        "virtual_time": runtime.virtual_time,
+        "schedule": runtime.schedule(),
         **runtime.info(),
     }

@@ -39,4 +39,5 @@ class Footprint:
     value_dim: int = 0  # of a cached value; 0: head_dim
     latent: bool = False  # values are parts of keys
     head_inputs: int = 0  # columns of the widest matrix that there is one of per head
+    record_sizes: tuple[int, ...] = ()  # bytes of an expert record, by layer with experts
     work_sizes: Mapping[str, Any] = field(default_factory=dict)  # of the workspace, beyond those above

@@ -66,25 +66,30 @@ class Machine:
 
     def costs(self, model: ExpertShape) -> LaneCosts:
         """Of one of the model's experts."""
-        device = self._compute("device", model) if self.has_device else None
+        return self.lane_costs(model.record_bytes, model.weights)
+
+    def lane_costs(self, nbytes: int, weights: int) -> LaneCosts:
+        """Of an expert with so many weights, in so many bytes."""
         return LaneCosts(
-            cpu=self._compute("cpu", model),
+            cpu=self._compute("cpu", nbytes, weights),
             cpu_start=self.lanes["cpu"].get("first_us", 0.0) * 1e3,
-            device=device,
-            link=self._move("link", model.record_bytes),
-            ssd=self._move("ssd", model.record_bytes),
+            device=self._compute("device", nbytes, weights) if self.has_device else None,
+            link=self._move("link", nbytes),
+            ssd=self._move("ssd", nbytes),
         )
 
     def layer(self, model: ExpertShape) -> tuple[float, float]:
         """A layer beside its experts, on the device where there is one: ns fixed and per row."""
-        lane = self.lanes["device" if self.has_device else "cpu"]
-        nbytes, flops = 2 * model.trunk_weights, 2 * model.trunk_weights
-        return lane["fixed_us"] * 1e3 + nbytes / lane["gb_per_s"], flops / lane["gflop_per_s"]
+        return self.layer_costs(model.trunk_weights)
 
-    def _compute(self, name: str, model: ExpertShape) -> tuple[float, float]:
+    def layer_costs(self, weights: int) -> tuple[float, float]:
+        """The same, of so many weights with 2 bytes each."""
+        return self._compute("device" if self.has_device else "cpu", 2 * weights, weights)
+
+    def _compute(self, name: str, nbytes: int, weights: int) -> tuple[float, float]:
         """The weights are read once, and multiplied once per row."""
         lane = self.lanes[name]
-        return lane["fixed_us"] * 1e3 + model.record_bytes / lane["gb_per_s"], 2 * model.weights / lane["gflop_per_s"]
+        return lane["fixed_us"] * 1e3 + nbytes / lane["gb_per_s"], 2 * weights / lane["gflop_per_s"]
 
     def _move(self, name: str, nbytes: int) -> float:
         lane = self.lanes.get(name)

@@ -30,6 +30,8 @@ struct Factory {
     const char* name;
     std::function<std::shared_ptr<Device>(const Wish&)> make;
     bool can_fail = false;
+
+    friend void PrintTo(const Factory& factory, std::ostream* out) { *out << factory.name; }
 };
 
 kernels::Compute& compute() {
@@ -51,7 +53,10 @@ using Bytes = std::vector<std::byte>;
 Bytes random_bytes(std::size_t count, unsigned seed) {
     std::mt19937 random(seed);
     Bytes made(count);
-    for (std::byte& one : made) one = static_cast<std::byte>(random());
+    for (std::size_t at = 0; at < count; at += sizeof(std::uint32_t)) {
+        const auto word = static_cast<std::uint32_t>(random());
+        std::memcpy(made.data() + at, &word, std::min(sizeof word, count - at));
+    }
     return made;
 }
 

@@ -194,7 +194,8 @@ TEST(Device, AReplayTakesAsLongAsTheRun) {
                     again.layer = given.emulated->layer;
                     again.step = given.emulated->step;
                     again.cache_bytes = given.device_memory;
-                    again.host_bytes = runtime.residency().slot_bytes * static_cast<std::size_t>(runtime.residency().slots);
+                    again.host_bytes =
+                        runtime.residency().slot_bytes * static_cast<std::size_t>(runtime.residency().slots);
                     again.host_slots = slots;
                     again.copies = copies;
                     again.policy = policy;
@@ -350,6 +351,37 @@ TEST(Device, WhatCannotBeIsRefused) {
     given = options(model, {});
     given.emulated.reset();
     EXPECT_NE(refused(given).find("emulated"), std::string::npos) << refused(given);
+}
+
+// A step is given up after every one of its calls; the next is exact.
+TEST(Device, StepsCanBeGivenUpAnywhere) {
+    const ToyModel model({});
+    for (const auto copies : {residency::Copies::inclusive, residency::Copies::exclusive})
+        for (const std::string schedule : {"hybrid", "on_demand"}) {
+            Runtime runtime(
+                options(model, {.copies = copies, .schedule = schedule, .prefetch = "activation", .host_slots = 4}));
+            set_experts(runtime, model, true);
+            for (int last = 0; last <= 3 * model.shape().layers; ++last) {
+                int calls = 0;
+                std::vector<Ticket> open;
+                runtime.begin_step(5, {});
+                for (int position = 0; position < model.shape().layers; ++position) {
+                    const Call call = model.random_call(position, 5, 3, static_cast<unsigned>(last));
+                    if (calls++ == last) break;
+                    open.push_back(runtime.submit_experts(call.layer, call.x.data(), call.rows, call.ids.data(),
+                                                          call.weights.data(), call.top_k));
+                    if (calls++ == last) break;
+                    runtime.advise(call.layer);
+                    if (calls++ == last) break;
+                    std::vector<float> y(call.x.size());
+                    runtime.wait(open.back(), y.data());
+                }
+                if (last % 2 == 0) open.clear();  // or they go after the step
+                runtime.abort_step();
+                runtime.check_integrity();
+                ASSERT_EQ(play(runtime, model, 2), expected(runtime, model, 2)) << schedule << ", call " << last;
+            }
+        }
 }
 
 TEST(Device, RuntimesGoWithEverythingInFlight) {

@@ -109,7 +109,8 @@ TEST(SlotPool, ShrinksAndGrowsWhileRunning) {
 // A simulated cache may be larger than the machine: as if it had memory, but for the memory.
 TEST(SlotPool, SlotsWithoutMemoryTellThingsApart) {
     constexpr std::size_t kHuge = std::size_t{1} << 36;
-    SlotPool pool(std::make_shared<Ledger>(8 * kHuge), {{kHuge, 6}, {2 * kHuge, 2}}, 5 * kHuge, INT_MAX, slots_without_memory());
+    SlotPool pool(std::make_shared<Ledger>(8 * kHuge), {{kHuge, 6}, {2 * kHuge, 2}}, 5 * kHuge, INT_MAX,
+                  slots_without_memory());
     std::vector<Slot> taken;
     while (auto slot = pool.take(0)) taken.push_back(*slot);
     ASSERT_EQ(taken.size(), 5u);

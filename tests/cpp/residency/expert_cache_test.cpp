@@ -86,9 +86,9 @@ TEST(State, OnlyTheNamedEdgesAreLegal) {
     for (const State from : all)
         for (const State to : all)
             if (legal(from, to)) edges.emplace(from, to);
-    const std::set<std::pair<State, State>> expected{{State::absent, State::loading}, {State::loading, State::resident},
-                                                     {State::loading, State::failed}, {State::loading, State::absent},
-                                                     {State::resident, State::absent},    {State::failed, State::absent}};
+    const std::set<std::pair<State, State>> expected{
+        {State::absent, State::loading}, {State::loading, State::resident}, {State::loading, State::failed},
+        {State::loading, State::absent}, {State::resident, State::absent},  {State::failed, State::absent}};
     EXPECT_EQ(edges, expected);
 }
 

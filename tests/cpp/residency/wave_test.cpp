@@ -112,7 +112,8 @@ void serve(Fixture& f, const std::vector<Ask>& asks, unsigned seed) {
             wave.acquire();
             std::vector<int> ready;
             for (int item = 0; item < wave.size(); ++item)
-                if (wave.stage(item) == Stage::pinned && wave.pin(item).state() == State::resident) ready.push_back(item);
+                if (wave.stage(item) == Stage::pinned && wave.pin(item).state() == State::resident)
+                    ready.push_back(item);
             if (ready.empty()) {
                 f.cache.wait();
                 continue;

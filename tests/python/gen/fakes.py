@@ -66,11 +66,12 @@ class FakeRuntime:
     """Counters that grow with every step."""
 
     ledger = FakeLedger()
+    virtual_time = False
     names = (
         *("hits", "misses", "joined", "evictions", "expert_bytes_read", "trunk_bytes_read", "reads"),
         *("compute_ns", "stall_ns", "arrival_ns", "read_busy_ns", "steps", "rows"),
         *("stream_bytes_read", "stream_stall_ns", "stream_arrival_ns", "stream_read_busy_ns"),
-        *("compute_queued_ns", "read_queued_ns", "stream_queued_ns"),
+        *("compute_queued_ns", "read_queued_ns", "stream_queued_ns", "link_busy_ns", "device_ns"),
     )
 
     def __init__(self):
@@ -78,6 +79,12 @@ class FakeRuntime:
 
     def counters(self):
         return {name: self.steps * (place + 1) for place, name in enumerate(self.names)}
+
+    def residency(self):
+        return {"device_slots": 0}
+
+    def schedule(self):
+        return ""
 
     def prefetch_counters(self):
         names = ("needed", "hinted", "foreseen", "used_bytes", "wasted_bytes", "off")

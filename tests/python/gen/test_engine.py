@@ -341,7 +341,7 @@ def test_statistics_are_of_one_run():
         assert stats.peak_bytes_by_entry == {"kv": 4096}
         assert set(stats.lanes_s) == {
             *("compute", "stall", "arrival", "ssd"),
-            *("stream stall", "stream arrival", "stream ssd"),
+            *("stream stall", "stream arrival", "stream ssd", "link", "device"),
         }
 
 

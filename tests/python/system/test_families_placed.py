@@ -20,15 +20,7 @@ from moestro.pack import pack_checkpoint
 TOKENS = tiny_models.prompt(44)
 
 
-def by_family() -> dict[str, str]:
-    """model_type -> the first of its tiny configs."""
-    names: dict[str, str] = {}
-    for name in tiny_models.SHORT:
-        names.setdefault(tiny_models.CONFIGS[name]().model_type, name)
-    return names
-
-
-FAMILIES = by_family()
+FAMILIES = tiny_models.by_family()
 
 
 def logits(directory: Path, **settings: Any) -> Any:
