@@ -13,7 +13,7 @@ from moestro.trace.machines import MODELS, read_machine
 from moestro.trace.path_weights import ARRAYS
 from moestro.trace.replays import Learnt, Platform, Replayed, Replayer, Setting
 from stories import Stories
-from systems import SYSTEMS, Taken, run_system, static_split
+from systems import SYSTEMS, Taken, run_system
 
 MACHINE = "a6000-xeon"
 SHARES = (0.125, 0.25, 0.5, 0.75)  # of all experts
@@ -96,6 +96,5 @@ def compare(stories: Stories, learnt: Learnt) -> dict[Cell, dict[str, Taken]]:
         replays = replayer(stories, learnt, MACHINE, model)
         for share in COMPARED:
             count = slots(stories, share)
-            split = static_split(stories.judged, learnt, replays.platform, count, stories.first_step)
-            found[model, share] = {name: run_system(replays, name, count, split) for name in SYSTEMS}
+            found[model, share] = {name: run_system(replays, name, count) for name in SYSTEMS}
     return found
