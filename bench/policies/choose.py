@@ -25,7 +25,7 @@ from moestro.trace.replays import Learnt, Setting
 from stories import Stories, record_stories
 from systems import AUTO
 
-POLICY, PREFETCH = tuple(name for name in POLICIES if name != "static"), ("none", "next_gate", "impact")
+POLICY, PREFETCH = tuple(name for name in POLICIES if name != "static"), ("none", "auto", "next_gate", "impact")
 PLANNER = ("hybrid", "greedy_01")
 
 Case = tuple[str, str, float]

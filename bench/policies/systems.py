@@ -7,7 +7,7 @@ from dataclasses import dataclass
 
 from moestro.trace.replays import Replayer, Setting
 
-AUTO = Setting("lrfu", "next_gate", "hybrid")
+AUTO = Setting("lrfu", "auto", "hybrid")
 
 SYSTEMS: Mapping[str, Setting] = {
     "on demand: LRU": Setting("lru", "none", "on_demand"),

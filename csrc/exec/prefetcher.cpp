@@ -158,7 +158,8 @@ double Prefetcher::probability(std::size_t position, float claimed) const {
 
 void Prefetcher::advise(int layer) {
     hints_.clear();
-    predictor_->predict(layer, {resident_, costs_.of(table_.largest_record())}, hints_);
+    const std::size_t record = table_.largest_record();
+    predictor_->predict(layer, {resident_, costs_.of(record), costs_.read_ns(record), costs_.layer_ns()}, hints_);
     expect(hints_);
     const int from = layer < 0 ? -1 : static_cast<int>(table_.position(layer));
     admit(from, hints_);

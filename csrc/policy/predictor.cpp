@@ -3,6 +3,7 @@
 
 #include "base/error.h"
 #include "policy/activation.h"
+#include "policy/by_reach.h"
 #include "policy/impact.h"
 #include "policy/named.h"
 #include "policy/next_gate.h"
@@ -18,9 +19,9 @@ namespace {
 using Make = std::unique_ptr<Predictor>(const PredictorSettings&);
 
 constexpr Named<Make> kKnown[] = {
-    {"none", &make_no_prediction},    {"next_gate", &make_next_gate},   {"impact", &make_impact},
-    {"transition", &make_transition}, {"activation", &make_activation}, {"path", &make_path},
-    {"pre_gated", &make_pre_gated},
+    {"none", &make_no_prediction}, {"auto", &make_by_reach},         {"next_gate", &make_next_gate},
+    {"impact", &make_impact},      {"transition", &make_transition}, {"activation", &make_activation},
+    {"path", &make_path},          {"pre_gated", &make_pre_gated},
 };
 
 Make& find(std::string_view name) {

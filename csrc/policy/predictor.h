@@ -46,6 +46,7 @@ struct Outlook {
     using Resident = std::function<bool(ExpertId)>;
     Resident resident;
     LaneCosts costs;
+    double record_ns = 0, layer_ns = 0;  // what moving a record takes, and a layer; 0 until they were measured
 };
 
 // Earlier tokens of the same model, in the order in which they were read: what some predictors learn from before they

@@ -45,7 +45,7 @@ class EngineOptions:
     prefetch: Annotated[
         str,
         typer.Option(
-            help="Who foresees experts to read ahead: none, next_gate, impact, transition, activation, path, or"
+            help="Who foresees experts to read ahead: none, auto, next_gate, impact, transition, activation, path, or"
             " pre_gated for models trained so.",
             rich_help_panel=_ENGINE,
         ),

@@ -50,7 +50,7 @@ def look_back(spec: ModelSpec, config: EngineConfig) -> Foresight:
     elif config.prefetch_trace is not None:
         trace = read_routing_trace(Path(config.prefetch_trace))
         trace.check(experts, config.prefetch_trace)
-        if config.prefetch in ("next_gate", "impact"):
+        if config.prefetch in ("auto", "next_gate", "impact"):
             offsets = trace.offsets
             if offsets is None or len(offsets) != len(experts) or offsets.shape[2] != max(experts):
                 raise CheckpointError(

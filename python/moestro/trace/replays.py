@@ -16,7 +16,7 @@ from moestro.trace.routing import RoutingTrace
 from moestro.units import parse_bytes
 
 # Predictors that ask later routers early: a trace must have recorded what those said.
-_LOOKING_AHEAD = ("next_gate", "impact")
+_LOOKING_AHEAD = ("auto", "next_gate", "impact")
 _LEAST_SLOTS = 2
 
 

@@ -122,7 +122,7 @@ INSTANTIATE_TEST_SUITE_P(All, EveryPlanner, ::testing::ValuesIn(planner_names())
 
 TEST(Planner, AnUnknownNameIsRefusedWithTheKnownOnes) {
     const std::string message = refusal([] { make_planner("fastest"); });
-    EXPECT_EQ(message, "unknown planner \"fastest\": choose one of hybrid, greedy_01, static, on_demand");
+    EXPECT_EQ(message, "unknown planner \"fastest\": choose one of hybrid, greedy_01, static, on_demand, cpu");
     EXPECT_EQ(refusal([] { require_planner("fastest"); }), message);
     EXPECT_EQ(refusal([] { require_planner("hybrid"); }), "accepted");
 }

@@ -30,7 +30,10 @@ inline ExpertSet every_layer(int layers, int experts) {
 
 // Nothing is in memory, and a read takes long.
 inline Outlook cold() {
-    return {[](ExpertId) { return false; }, {.cpu = {1e3, 1e2}, .cpu_start = 0, .device = {}, .link = 0, .ssd = 1e5}};
+    return {[](ExpertId) { return false; },
+            {.cpu = {1e3, 1e2}, .cpu_start = 0, .device = {}, .link = 0, .ssd = 1e5},
+            1e5,
+            1e6};
 }
 
 inline PredictorSettings settings_of(const ExpertSet& experts, int top_k) {

@@ -17,7 +17,7 @@ from moestro.trace.path_weights import write_path_weights
 from moestro.trace.routing import write_routing_trace
 
 TOKENS = tiny_models.prompt(40)
-PREDICTORS = ("next_gate", "next_gate with offsets", "impact", "transition", "activation", "path")
+PREDICTORS = ("auto", "next_gate", "next_gate with offsets", "impact", "transition", "activation", "path")
 MODELS = ("qwen3_moe", "deepseek_v3", "llama4_text")
 PARAMS = SamplingParams(max_tokens=12, temperature=0.0, ignore_eos=True)
 SLOTS = (4, 9)
@@ -56,7 +56,7 @@ class Known:
 
     def settings(self, policy: str, predictor: str) -> dict[str, Any]:
         prefetch, _, offsets = predictor.partition(" with ")
-        file = {"path": self.weights, "next_gate": self.trace if offsets else None, "impact": None}.get(
+        file = {"path": self.weights, "next_gate": self.trace if offsets else None, "impact": None, "auto": None}.get(
             prefetch, self.trace
         )
         return {
