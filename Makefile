@@ -14,7 +14,7 @@ DEMO_ARGS ?=
 SHELL := /bin/bash
 .SHELLFLAGS := -euo pipefail -c
 .DELETE_ON_ERROR:
-.PHONY: demo test check bench-quick clean cpp-dev cpp-lint py-lint layers symbols asan tsan say-missing
+.PHONY: demo test check bench-quick clean cpp-dev cpp-lint py-lint layers symbols asan tsan build-asan build-tsan say-missing
 
 VENV := .venv
 BIN := $(VENV)/bin
@@ -76,9 +76,11 @@ cpp-dev: $(STAMPS)/build-tools
 	  --log-level=WARNING
 	cmake --build --preset dev -j $(JOBS)
 
-asan tsan: $(STAMPS)/build-tools
-	cmake --preset $@ --log-level=WARNING
-	cmake --build --preset $@ -j $(JOBS)
+build-asan build-tsan: build-%: $(STAMPS)/build-tools
+	cmake --preset $* --log-level=WARNING
+	cmake --build --preset $* -j $(JOBS)
+
+asan tsan: %: build-%
 	ctest --preset $@ -j $(JOBS) --progress
 
 symbols: WERROR := ON

@@ -125,7 +125,7 @@ def test_what_is_learnt_comes_from_another_trace_or_from_the_beginning(recorded:
     [
         (("--policy", "static"), "policy 'static' keeps what a routing trace used most: give a trace to learn from"),
         (("--prefetch", "path"), "prefetch 'path' is a trained network: give its weights"),
-        (("--prefetch", "oracle"), "prefetch: expected one of none, next_gate"),
+        (("--prefetch", "oracle"), "prefetch: expected one of none, auto, next_gate"),
         (("--planner", "hybrid"), "planner 'hybrid' shares experts out between processor and device; as recorded has"),
         (("--machine", "laptop"), "--model: laptop needs one of mixtral-8x7b"),
         (("--machine", "pocket", "--model", "mixtral-8x7b"), "machine 'pocket': neither a file nor one of"),
