@@ -18,12 +18,13 @@ using namespace py::literals;
 using Pair = std::pair<double, double>;
 
 policy::LaneCosts make_costs(const Pair& cpu, double cpu_start, const std::optional<Pair>& device, double link,
-                             double ssd) {
+                             double ssd, double ssd_start) {
     policy::LaneCosts costs{.cpu = {cpu.first, cpu.second},
                             .cpu_start = cpu_start,
                             .device = {},
                             .link = link,
                             .ssd = ssd,
+                            .ssd_start = ssd_start,
                             .has_device = device.has_value()};
     if (device) costs.device = {device->first, device->second};
     return costs;
@@ -96,7 +97,7 @@ py::tuple tuple_of(const Names& names) {
 void bind_policy(py::module_& module) {
     py::class_<policy::LaneCosts>(module, "LaneCosts", "What the lanes of a machine take for one expert.")
         .def(py::init(&make_costs), py::kw_only(), "cpu"_a = Pair(), "cpu_start"_a = 0.0, "device"_a = py::none(),
-             "link"_a = 0.0, "ssd"_a = 0.0);
+             "link"_a = 0.0, "ssd"_a = 0.0, "ssd_start"_a = 0.0);
     py::class_<policy::PredictorSettings>(module, "PredictorSettings", "What predictors are made of.")
         .def(py::init(&make_settings), py::kw_only(), "top_k"_a = std::vector<int>(), "tokens"_a = py::none(),
              "chosen"_a = py::none(), "path"_a = py::none());

@@ -75,7 +75,14 @@ Ticket Runtime::submit_experts(int layer, const float* x, int rows, const std::i
     const store::Catalog& catalog = *state_->catalog;
     state_->log.check(catalog, layer, rows);
     if (state_->lanes) {
+        const Nanos begin = state_->clock->now();
         state_->lanes->advance(static_cast<Nanos>(state_->options.emulated->layer.at(rows)));
+        state_->trace->add({.activity = Activity::attention,
+                            .layer = layer,
+                            .count = rows,
+                            .submitted = begin,
+                            .started = begin,
+                            .done = state_->clock->now()});
         for (residency::ExpertCache* cache : state_->caches) cache->poll();
     }
     state_->routed_whole = rows == state_->log.rows();

@@ -63,9 +63,9 @@ std::unique_ptr<store::RecordSource> Runtime::State::disk() {
                       ? make_packed_source(catalog, *reader, pool, options.verify, *clock, spare_processor(pool))
                       : make_checkpoint_source(catalog, *reader, staging, pool, *clock);
     if (!lanes) return source;
-    return std::make_unique<store::VirtualSource>(lanes, static_cast<int>(policy::Lane::ssd),
-                                                  by_record(*catalog, known_costs(), &policy::LaneCosts::ssd),
-                                                  sizes_by_record(*catalog), std::move(source));
+    return std::make_unique<store::VirtualSource>(
+        lanes, static_cast<int>(policy::Lane::ssd), by_record(*catalog, known_costs(), &policy::LaneCosts::ssd),
+        sizes_by_record(*catalog), std::move(source), static_cast<Nanos>(known_costs().front().ssd_start));
 }
 
 void Runtime::State::add_runner() {
@@ -145,8 +145,15 @@ void Runtime::resize(std::optional<std::size_t> host_memory, std::optional<std::
     require(!state.log.open(), ErrorKind::usage, "budgets change between steps, not during one");
     require(!device_memory || state.device_cache, ErrorKind::usage,
             "this model was loaded without device memory: load it again to use a device");
+    const std::size_t before = state.device_ledger ? state.device_ledger->budget() : 0;
     if (device_memory) state.resize_device(*device_memory);
-    if (host_memory) state.resize_host(*host_memory);
+    if (!host_memory) return;
+    try {
+        state.resize_host(*host_memory);
+    } catch (const Error&) {
+        if (device_memory) state.resize_device(before);
+        throw;
+    }
 }
 
 void Runtime::State::resize_host(std::size_t bytes) {

@@ -88,7 +88,7 @@ void LayerSchedule::plan(LayerRun& run) {
                          copy});
     }
     const policy::LaneClocks clocks{.link = run.costs_.link * tiers_.device().loading_urgently(),
-                                    .ssd = run.costs_.ssd * tiers_.host().loading_urgently()};
+                                    .ssd = run.costs_.ssd_start + run.costs_.ssd * tiers_.host().loading_urgently()};
     policy::LaneCosts priced = run.costs_;
     if (tiers_.sending_loses(table_)) priced.link += priced.ssd;  // which somebody will pay
     planner_->plan({work_, priced, clocks}, run.plan_);
@@ -178,7 +178,7 @@ void LayerSchedule::retire(LayerRun& run) {
         for (const int item : done.items)
             if (run.device_.pin(item).state() == State::failed) throw run.device_.pin(item).error();
         done.over.check();
-        const Nanos now = clock_.now();
+        const Nanos now = clock_.now(), started = device_lane_.done(done.began, now);
         if (run.launches_.empty()) counters_.device_ns += now - device_since_;
         if (trace_)
             trace_->add({.lane = Lane::device,
@@ -186,7 +186,7 @@ void LayerSchedule::retire(LayerRun& run) {
                          .layer = run.tasks_.front().id.layer,
                          .count = static_cast<std::int32_t>(done.items.size()),
                          .submitted = done.began,
-                         .started = done.began,
+                         .started = started,
                          .done = now});
         for (const int item : done.items) run.device_.done(item);
     }

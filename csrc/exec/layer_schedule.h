@@ -139,6 +139,7 @@ class LayerSchedule {
     Piece piece_;
     RunCounters counters_;
     Nanos device_since_ = 0;  // meaningful while something is launched
+    LaneTimes device_lane_;
 
     // Scratch:
     std::vector<policy::WorkItem> work_;

@@ -22,6 +22,7 @@ struct LaneCosts {
     Line device;           // of an expert, by its rows
     double link = 0;       // of a record, host to device
     double ssd = 0;        // of a record, SSD to host
+    double ssd_start = 0;  // more for the first record that the SSD reads after a rest
     bool has_device = false;
 };
 

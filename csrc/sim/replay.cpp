@@ -177,7 +177,7 @@ class Replay {
                 std::max<std::size_t>(table_->record_bytes(), 2 * table_->largest_record()));
         auto disk = std::make_unique<store::VirtualSource>(
             lanes_, static_cast<int>(policy::Lane::ssd), record_times(*table_, options_.costs, &policy::LaneCosts::ssd),
-            record_sizes(*table_));
+            record_sizes(*table_), nullptr, static_cast<Nanos>(options_.costs.front().ssd_start));
         disk_ = disk.get();
         const int slots = (has_device_ ? options_.host_slots : options_.max_slots).value_or(INT_MAX);
         return std::make_unique<residency::ExpertCache>(table_, std::make_shared<memory::Ledger>(most), limit, slots,

@@ -9,11 +9,12 @@
 namespace moestro::store {
 
 VirtualSource::VirtualSource(std::shared_ptr<VirtualLanes> lanes, int lane, std::vector<Nanos> takes,
-                             std::vector<std::size_t> bytes, std::unique_ptr<RecordSource> from)
+                             std::vector<std::size_t> bytes, std::unique_ptr<RecordSource> from, Nanos first)
     : lanes_(std::move(lanes)),
       lane_(lane),
       takes_(std::move(takes)),
       bytes_(std::move(bytes)),
+      first_(first),
       from_(std::move(from)),
       self_(std::make_shared<VirtualSource*>(this)) {}
 
@@ -25,18 +26,18 @@ void VirtualSource::start(int number, std::byte* slot, bool urgent) {
     queue_.push_back({number, slot, urgent});
     counters_.bytes += bytes_[static_cast<std::size_t>(number)];
     ++counters_.reads;
-    if (!serving_) serve_next();
+    if (!serving_) serve_next(first_);
 }
 
 // The lane turns to what somebody waits for, else to the oldest.
-void VirtualSource::serve_next() {
+void VirtualSource::serve_next(Nanos more) {
     serving_ = false;
     if (queue_.empty()) return;
     auto next = std::find_if(queue_.begin(), queue_.end(), [](const Wanted& one) { return one.urgent; });
     if (next == queue_.end()) next = queue_.begin();
     const Wanted wanted = *next;
     queue_.erase(next);
-    const Nanos takes = takes_[static_cast<std::size_t>(wanted.number)];
+    const Nanos takes = takes_[static_cast<std::size_t>(wanted.number)] + more;
     busy_ += takes;
     serving_ = true;
     lanes_->submit(lane_, takes, {}, [self = self_, wanted] {
@@ -51,7 +52,7 @@ void VirtualSource::served(const Wanted& wanted) {
     } else {
         arrived_.push_back({wanted.number, {}});
     }
-    serve_next();
+    serve_next(0);
 }
 
 void VirtualSource::poll(std::vector<Arrival>& out) {

@@ -16,9 +16,9 @@ namespace moestro::store {
 class VirtualSource final : public RecordSource {
   public:
     // lane: of `lanes`, nobody else's. takes and bytes: by the records' numbers. from: what fills the slots; none
-    // leaves them as they are.
+    // leaves them as they are. first: what the first record takes more, after the lane had nothing to do.
     VirtualSource(std::shared_ptr<VirtualLanes> lanes, int lane, std::vector<Nanos> takes,
-                  std::vector<std::size_t> bytes, std::unique_ptr<RecordSource> from = nullptr);
+                  std::vector<std::size_t> bytes, std::unique_ptr<RecordSource> from = nullptr, Nanos first = 0);
     ~VirtualSource() override;
 
     void start(int number, std::byte* slot, bool urgent) override;
@@ -36,13 +36,14 @@ class VirtualSource final : public RecordSource {
         std::byte* slot = nullptr;
         bool urgent = false;
     };
-    void serve_next();
+    void serve_next(Nanos more);
     void served(const Wanted& wanted);
 
     const std::shared_ptr<VirtualLanes> lanes_;
     const int lane_;
     const std::vector<Nanos> takes_;
     const std::vector<std::size_t> bytes_;
+    const Nanos first_;
     const std::unique_ptr<RecordSource> from_;
     std::deque<Wanted> queue_;  // in the order of being asked for
     bool serving_ = false;

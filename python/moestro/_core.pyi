@@ -360,6 +360,7 @@ class LaneCosts:
         device: tuple[float, float] | None = None,  # the same as cpu; None: there is no device
         link: float = 0.0,  # a record, host to device
         ssd: float = 0.0,  # a record, SSD to host
+        ssd_start: float = 0.0,  # more for the first record that the SSD reads after a rest
     ) -> None: ...
 
 class PredictorSettings:

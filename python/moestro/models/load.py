@@ -109,7 +109,7 @@ def _load(
         plan.kv_dtype, spec.num_kv_heads, spec.head_dim, spec.num_layers, latent=spec.value_dim if spec.mla else 0
     )
     decoder = Decoder(spec, weights, runtime, kv_pool, max_rows=plan.prefill_chunk, max_logit_rows=plan.logit_rows)
-    if config.trace_events:
+    if config.trace_events and not runtime.virtual_time:  # there the runtime says itself what layers take
         decoder.workspace.trace_to(runtime)
     facts = _facts(opened, plan, runtime)
     facts["refused"] += _no_fast_math(opened, config)

@@ -148,6 +148,7 @@ class _Needs:
         self._threads = threads
         self._shape = shape
         self._held = held
+        self._device = config.device != "cpu" and config.device_memory != 0
         self._ahead = MOST_AHEAD if config.prefetch != "none" else config.record_ahead
         self._given_slots = config.expert_slots
         self._limit = limit or model.max_len
@@ -172,7 +173,16 @@ class _Needs:
 
     def _work(self, chunk: int, longest: int) -> int:
         streamed = self._shape is not None
-        return work_bytes(self._model, chunk, self._threads, longest, self.math, streamed=streamed, ahead=self._ahead)
+        return work_bytes(
+            self._model,
+            chunk,
+            self._threads,
+            longest,
+            self.math,
+            streamed=streamed,
+            ahead=self._ahead,
+            device=self._device,
+        )
 
     def _trunk_lines(self) -> tuple[PlanLine, ...]:
         if self._shape is None:

@@ -34,10 +34,12 @@ def work_buffers(
     *,
     streamed: bool = False,
     ahead: int = 0,
+    device: bool = False,
 ) -> dict[str, int]:
     """Bytes by buffer, for steps of up to `rows` rows of sequences of up to `longest` tokens.
 
-    math: the one run in. streamed: the head comes slice by slice. ahead: next layers whose routers are asked.
+    math: the one run in. streamed: the head comes slice by slice. ahead: next layers whose routers are asked. device:
+    some experts are computed by one.
     """
     sampled = logit_rows(model, rows)
     return {
@@ -50,6 +52,8 @@ def work_buffers(
         "sampling": _SAMPLER_BYTES * model.vocab,
         "kernels": _kernel_bytes(model, rows, threads, longest, math),
         "experts": _expert_bytes(model, rows, math, ahead),
+        # what it reads and writes, in memory that it reaches
+        "device rows": 2 * 4096 + 4 * model.hidden * rows * (1 + model.top_k) if device else 0,
     }
 
 
@@ -62,9 +66,11 @@ def work_bytes(
     *,
     streamed: bool = False,
     ahead: int = 0,
+    device: bool = False,
 ) -> int:
     """All of work_buffers."""
-    return sum(work_buffers(model, rows, threads, longest, math, streamed=streamed, ahead=ahead).values())
+    buffers = work_buffers(model, rows, threads, longest, math, streamed=streamed, ahead=ahead, device=device)
+    return sum(buffers.values())
 
 
 def _kernel_bytes(model: Footprint, rows: int, threads: int, longest: int, math: str) -> int:

@@ -20,18 +20,20 @@ Line = tuple[float, float]  # fixed, per row; nanoseconds
 
 _ROUNDS = 24  # of halving the interval in which the disk's rate lies
 _SLOWEST = 1000.0  # ns per byte
-_LEAST_STEPS = 16  # for telling what asking for reads takes
+_LEAST_STEPS = 16  # for telling what asking for reads takes, and beginning to
+_LEAST_RATE = 0.05  # of what bytes took, beginnings included
 
 
 @dataclass(frozen=True)
 class FittedCosts:
     expert: Line  # of an expert on the CPU
     read_ns_per_byte: float  # of the disk, asking and taking in what arrived included; 0 where nothing was waited for
+    read_start_ns: float  # more for the first read after the disk had nothing to do
     layer: Line  # of a layer beside its experts
     step: Line  # of a step beside its layers
 
     def lanes(self, record_bytes: int) -> LaneCosts:
-        return LaneCosts(cpu=self.expert, ssd=self.read_ns_per_byte * record_bytes)
+        return LaneCosts(cpu=self.expert, ssd=self.read_ns_per_byte * record_bytes, ssd_start=self.read_start_ns)
 
 
 def replay(trace: RoutingTrace, costs: FittedCosts, **options: Any) -> dict[str, Any]:
@@ -51,8 +53,8 @@ def predictor_settings(trace: RoutingTrace, learnt: RoutingTrace | None = None) 
 
 
 def fit_costs(trace: RoutingTrace, recorded: Mapping[str, Any] | None = None) -> FittedCosts:
-    """Lines through medians of the trace's steps, scaled so that they add up to what the run took; the disk's rate is
-    the one with which a replay waits as long as the run did.
+    """Lines through medians of the trace's steps, scaled so that they add up to what the run took; the disk's line is
+    scaled until a replay waits as long as the run did.
 
     recorded: the run's policy, frequencies and max_slots, as `replay` takes them; None: as the trace says. Raises
     CheckpointError for a trace without `step_costs` or steps, and where what it says of its run is not enough: it read
@@ -67,20 +69,42 @@ def fit_costs(trace: RoutingTrace, recorded: Mapping[str, Any] | None = None) ->
     layers = len(trace.chosen)
     between = began[1:] - ended[:-1]
     other = ended - began - compute - stall - arrival
-    asking = _asking(other, rows, costs[:, 6] / float(np.mean(trace.array("record_bytes"))))
+    reads = costs[:, 6] / float(np.mean(trace.array("record_bytes")))
+    asking = _asking(other, rows, reads)
     fitted = FittedCosts(
         expert=_line(compute, experts, pairs),
         read_ns_per_byte=0.0,
+        read_start_ns=0.0,
         layer=_line(other - asking, np.full(len(rows), layers, float), rows * float(layers)),
         step=(float(np.median(between)) if between.size else 0.0, 0.0),
     )
     waited = float((stall + arrival + asking).sum())
+    start = _start(costs[:, 5], costs[:, 6], reads, layers)
+
+    def disk(rate: float) -> FittedCosts:
+        return replace(fitted, read_ns_per_byte=rate, read_start_ns=start * rate)
+
     low, high = 0.0, _SLOWEST
     for _ in range(_ROUNDS if waited > 0 else 0):
         middle = (low + high) / 2
-        waits = replay(trace, replace(fitted, read_ns_per_byte=middle), **recorded)["stall_ns"]
+        waits = replay(trace, disk(middle), **recorded)["stall_ns"]
         low, high = (middle, high) if waits < waited else (low, middle)
-    return replace(fitted, read_ns_per_byte=low)
+    return disk(low)
+
+
+def _start(busy: NDArray[np.float64], nbytes: NDArray[np.float64], reads: NDArray[np.float64], layers: int) -> float:
+    """What beginning to read costs, as so many bytes: how much longer than its bytes a step's reads took, by the
+    layers that read. Which those were the trace does not say; reads are taken to meet layers evenly. busy, nbytes,
+    reads: of steps.
+    """
+    some = nbytes > 0
+    if some.sum() < _LEAST_STEPS:
+        return 0.0
+    begun = layers * (1 - (1 - 1 / layers) ** reads[some])
+    rate, each = np.linalg.lstsq(np.stack([nbytes[some], begun], axis=1), busy[some], rcond=None)[0].tolist()
+    # A disk that reads at no cost is one that was not seen.
+    least = _LEAST_RATE * float(busy[some].sum() / nbytes[some].sum())
+    return max(0.0, each) / max(rate, least)
 
 
 def _run(trace: RoutingTrace) -> dict[str, Any]:

@@ -8,11 +8,13 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-LANES = ("cpu", "ssd", "stream")
+LANES = ("cpu", "ssd", "stream", "link", "device")
 _LANE_TITLES = {
     "cpu": "cpu: computing threads",
     "ssd": "ssd: reads of experts",
     "stream": "ssd: reads of streamed units",
+    "link": "link: copies to the device",
+    "device": "device: experts",
 }
 
 
@@ -32,7 +34,7 @@ class Event:
 
     @property
     def title(self) -> str:
-        what = {"ssd": "expert", "stream": "unit"}.get(self.lane)
+        what = {"ssd": "expert", "link": "expert", "stream": "unit"}.get(self.lane)
         of = [f"layer {self.layer}"] if self.layer >= 0 else []
         if self.item >= 0:
             of.append(f"{what or 'unit'} {self.item}")

@@ -275,6 +275,9 @@ TEST(Device, BudgetsChangeWhileItRuns) {
     EXPECT_THROW(runtime.resize({}, model.record_bytes()), Error);
     EXPECT_THROW(runtime.resize({}, std::size_t{65} << 20), Error);
     EXPECT_THROW(runtime.resize(4096, {}), Error);
+    const std::size_t before = runtime.residency().device_bytes;
+    EXPECT_THROW(runtime.resize(4096, two), Error);
+    EXPECT_EQ(runtime.residency().device_bytes, before) << "both, or neither";
     runtime.resize(std::size_t{48} << 20, {});
     EXPECT_EQ(runtime.ledger()->budget(), std::size_t{48} << 20);
     EXPECT_EQ(play(runtime, model), expected(runtime, model));

@@ -59,8 +59,22 @@ def test_planted_costs_are_found(policy: str) -> None:
     assert found.read_ns_per_byte == pytest.approx(READ, rel=1e-2)
 
 
-def test_its_replay_takes_as_long_as_the_run() -> None:
+def test_what_beginning_to_read_takes_is_found() -> None:
+    trace, first = planted(), 5 * READ * tiny_traces.RECORD
+    costs = trace.array("step_costs").copy()
+    reads = np.random.default_rng(1).integers(1, 9, len(costs))
+    begun = 3 * (1 - (1 - 1 / 3) ** reads)  # layers that read, when reads meet three of them evenly
+    costs[:, 6] = reads * tiny_traces.RECORD
+    costs[:, 5] = (READ * costs[:, 6] + first * begun).round()
+    found = fit_costs(RoutingTrace(trace.chosen, {**trace.arrays, "step_costs": costs}, "planted"))
+    assert found.read_start_ns / found.read_ns_per_byte == pytest.approx(first / READ, rel=1e-3)
+
+
+@pytest.mark.parametrize("begun", (0.0, 3.0))
+def test_its_replay_takes_as_long_as_the_run(begun: float) -> None:
     trace = planted()
+    if begun:
+        trace.array("step_costs")[:, 5:7] = begun * READ * tiny_traces.RECORD, tiny_traces.RECORD
     costs = fit_costs(trace)
     ran = trace.array("step_costs")[-1, 1] - trace.array("step_costs")[0, 0] + STEP
     again = replay(trace, costs, max_slots=SLOTS)

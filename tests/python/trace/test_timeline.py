@@ -37,9 +37,9 @@ def test_lanes_are_busy_while_they_work() -> None:
     last = PLANTED.last_steps(1)
     assert [one.activity for one in last.events] == ["read", "attention", "stall", "experts", "step"]
     assert last.span == (50, 150)
-    assert last.busy() == {"cpu": 0.4, "ssd": 0.8, "stream": 0.0}
+    assert last.busy() == {"cpu": 0.4, "ssd": 0.8, "stream": 0.0, "link": 0.0, "device": 0.0}
     assert PLANTED.last_steps(9) == PLANTED
-    assert Timeline.of([], 0).busy() == {"cpu": 0.0, "ssd": 0.0, "stream": 0.0}
+    assert set(Timeline.of([], 0).busy().values()) == {0.0}
 
 
 def test_chrome_gets_what_it_reads() -> None:
@@ -78,6 +78,20 @@ def test_a_run_records_what_it_did(stream: str, tiny_checkpoint: Callable[[str],
     queued = sum(one.started - one.submitted for one in reads) / 1e9
     assert stats.queued_s["ssd"] == pytest.approx(queued)
     assert stats.binding in stats.busy and 0 < stats.busy[stats.binding] <= 1.001
+
+
+def test_a_device_has_lanes_of_its_own(tmp_path: Path) -> None:
+    asked = {"device": "emulated:memory=64MiB", "device_memory": "2MiB", "schedule": "on_demand"}
+    with LLM("moestro:demo", host_memory="256MiB", trace_events=10_000, say=None, **asked) as llm:
+        llm.generate([[1, 2, 3]], SamplingParams(max_tokens=4, temperature=0.0, ignore_eos=True))
+        timeline, stats = llm.timeline(), llm.stats()
+    assert stats is not None and stats.device is not None
+    assert sum(event.nbytes for event in timeline.events if event.lane == "link") == stats.device.link_bytes
+    computed = sum(event.count for event in timeline.events if event.lane == "device")
+    assert computed == stats.device.computed > 0
+    begin, end = timeline.span
+    assert (end - begin) / 1e9 == pytest.approx(stats.wall_s, rel=0.01), "all of it on the virtual clock"
+    timeline.write_chrome(tmp_path / "t.json")
 
 
 def test_nothing_is_recorded_unless_asked(tiny_checkpoint: Callable[[str], Path]) -> None:
