@@ -101,7 +101,7 @@ def _start(busy: NDArray[np.float64], nbytes: NDArray[np.float64], reads: NDArra
     if some.sum() < _LEAST_STEPS:
         return 0.0
     begun = layers * (1 - (1 - 1 / layers) ** reads[some])
-    rate, each = np.linalg.lstsq(np.stack([nbytes[some], begun], axis=1), busy[some], rcond=None)[0].tolist()
+    rate, each = map(float, np.linalg.lstsq(np.stack([nbytes[some], begun], axis=1), busy[some], rcond=None)[0])
     # A disk that reads at no cost is one that was not seen.
     least = _LEAST_RATE * float(busy[some].sum() / nbytes[some].sum())
     return max(0.0, each) / max(rate, least)
