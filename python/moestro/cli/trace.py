@@ -70,7 +70,9 @@ def timeline(
     typer.echo(f"{len(shown.events)} events of {min(steps, stats.steps)} steps, {(end - begin) / 1e6:.1f} ms: {out}")
     for lane, share in stats.busy.items():
         if share > 0:
-            typer.echo(f"{lane}: busy {share:.0%} of the run, {stats.queued_s[lane]:.3f} s queued behind its own work")
+            queued = stats.queued_s.get(lane)
+            behind = "" if queued is None else f", {queued:.3f} s queued behind its own work"
+            typer.echo(f"{lane}: busy {share:.0%} of the run{behind}")
     typer.echo(f"bound by: {stats.binding}")
 
 

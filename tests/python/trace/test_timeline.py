@@ -91,7 +91,12 @@ def test_a_device_has_lanes_of_its_own(tmp_path: Path) -> None:
     assert computed == stats.device.computed > 0
     begin, end = timeline.span
     assert (end - begin) / 1e9 == pytest.approx(stats.wall_s, rel=0.01), "all of it on the virtual clock"
-    timeline.write_chrome(tmp_path / "t.json")
+    words = ["trace", "timeline", "moestro:demo", "--max-tokens", "2", "--out", str(tmp_path / "t.json")]
+    done = CliRunner().invoke(app, [*words, "--device", "emulated:memory=64MiB", "--device-memory", "2MiB"])
+    assert done.exit_code == 0, done.output
+    assert "device: busy" in done.output and "link: busy" in done.output
+    lanes = {one["tid"] for one in json.loads((tmp_path / "t.json").read_text())["traceEvents"]}
+    assert lanes == set(range(5))
 
 
 def test_nothing_is_recorded_unless_asked(tiny_checkpoint: Callable[[str], Path]) -> None:
