@@ -30,8 +30,17 @@ def replay(
     memory: Annotated[
         str, typer.Option(help="Caches: shares of all experts, sizes like 2GiB, or numbers of experts.")
     ] = "12.5%,25%,50%,75%",
+    host_memory: Annotated[
+        str | None,
+        typer.Option(
+            help="With a device, in one of these words: host memory, empty at first; else all experts are in it."
+        ),
+    ] = None,
+    copies: Annotated[
+        str, typer.Option(help="Experts of the device in host memory too: inclusive, exclusive.")
+    ] = "inclusive",
     machine: Annotated[
-        str, typer.Option(help="recorded: what the run took; a machine that comes along; or a file.")
+        str, typer.Option(help="recorded: what the run took; a machine that comes along; a file; or emulated:...")
     ] = _RECORDED,
     model: Annotated[
         str | None, typer.Option(help="With another machine: whose experts they are (their size and work).")
@@ -64,7 +73,11 @@ def replay(
     first_step = int(parse_share(skip, "--skip") * steps)
     if first_step >= steps:
         raise UsageError(f"--skip {skip}: leaves none of {steps} steps to count")
-    replayer = Replayer(recorded, platform, learnt, first_step)
+    if host_memory is not None and not platform.has_device:
+        raise UsageError(f"--host-memory: {platform.name} has no device; its cache is --memory")
+    total, record = int(recorded.array("experts").sum()), max(platform.record_bytes)
+    host = None if host_memory is None else parse_slots(host_memory, total, record)
+    replayer = Replayer(recorded, platform, learnt, first_step, host, copies)
     experts, largest = sum(replayer.experts), max(platform.record_bytes)
     slots = list(dict.fromkeys(parse_slots(word, experts, largest) for word in _words(memory, "--memory")))
     settings = grid(*_names(policy, prefetch, planner, recorded, learnt, platform))
@@ -80,16 +93,20 @@ def replay(
 
 
 def _platform(trace: RoutingTrace, machine: str, model: str | None) -> Platform:
+    from moestro.device_names import EMULATED, parse_device
+    from moestro.models.emulated import emulated_machine
     from moestro.trace.machines import MODELS, read_machine
     from moestro.trace.replays import Platform
 
+    device = parse_device(machine) if machine.startswith(EMULATED) else None
     if machine == _RECORDED:
         if model is not None:
             raise UsageError("--model: a recorded machine goes with the recorded model; name another --machine")
         return Platform.recorded(trace)
+    model = model or (device.like if device else None)
     if model not in MODELS:
         raise UsageError(f"--model: {machine} needs one of {', '.join(MODELS)}; got {model!r}")
-    return Platform.of(trace, read_machine(machine), MODELS[model])
+    return Platform.of(trace, emulated_machine(device) if device else read_machine(machine), MODELS[model])
 
 
 def _learnt(

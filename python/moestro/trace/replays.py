@@ -136,13 +136,23 @@ class Replayer:
     """
 
     def __init__(
-        self, trace: RoutingTrace, platform: Platform, learnt: Learnt | None = None, first_step: int = 0
+        self,
+        trace: RoutingTrace,
+        platform: Platform,
+        learnt: Learnt | None = None,
+        first_step: int = 0,
+        host_slots: int | None = None,
+        copies: str = "inclusive",
     ) -> None:
-        """first_step: steps before it fill the cache and are not counted."""
+        """first_step: steps before it fill the cache and are not counted. With a device: host_slots, of the host's
+        cache, which is empty at first; None: it has all experts from the start.
+        """
         learnt = learnt or Learnt()
         self.experts = [int(count) for count in trace.array("experts")]
         self.platform = platform
         self._trace, self._learnt, self._first_step = trace, learnt, first_step
+        self._host = None if host_slots is None else host_slots * max(platform.record_bytes)
+        self._copies = copies
         self._record = trace.record()
         if learnt.trace is not None:
             learnt.trace.check(self.experts, "what is learnt from")
@@ -178,6 +188,8 @@ class Replayer:
             prefetch=setting.prefetch,
             predictor=self._predictor(setting.prefetch),
             planner=setting.planner or PLANNERS[0],
+            host_bytes=self._host,
+            copies=self._copies,
             first_step=self._first_step,
         )
         return Replayed(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Callable
 from itertools import product
 from pathlib import Path
@@ -10,15 +11,17 @@ from typing import Any
 import numpy as np
 import pytest
 import tiny_models
+from typer.testing import CliRunner
 
 from moestro import LLM, SamplingParams, core
+from moestro.cli.main import app
 from moestro.config import SCHEDULES
 from moestro.device_names import EmulatedDevice, parse_device
 from moestro.errors import BudgetError, UsageError
 from moestro.gen.stats import RunStats
 from moestro.models.emulated import emulated_machine
 from moestro.trace.machines import MODELS
-from moestro.trace.routing import RoutingTrace
+from moestro.trace.routing import RoutingTrace, write_routing_trace
 
 TOKENS = tiny_models.prompt(44)
 PARAMS = SamplingParams(max_tokens=24, temperature=0.0, ignore_eos=True)
@@ -126,6 +129,21 @@ def test_a_replay_takes_as_long_as_the_run(schedule: str, like: str | None) -> N
         )
         assert replay["time_ns"] / 1e9 == pytest.approx(stats.prefill_s + stats.decode_s, rel=0.02)
         assert replay["nbytes"] == pytest.approx(stats.device.link_bytes, rel=0.02)
+
+
+@pytest.mark.parametrize(("slots", "copies"), [(256, "inclusive"), (100, "exclusive")])
+def test_so_does_the_command(slots: int, copies: str, tmp_path: Path) -> None:
+    device = "emulated:memory=64MiB,like=qwen2-57b-a14b"
+    stats, trace = run(
+        device=device, device_memory=64 * RECORD, schedule="hybrid", expert_slots=slots, device_copies=copies
+    )
+    write_routing_trace(tmp_path / "t.npz", trace)
+    words = ["--machine", device, "--memory", "64", "--host-memory", str(slots), "--copies", copies]
+    words += ["--policy", "lrfu", "--planner", "hybrid", "--json", str(tmp_path / "r.json")]
+    done = CliRunner().invoke(app, ["trace", "replay", str(tmp_path / "t.npz"), *words])
+    assert done.exit_code == 0, done.output
+    (one,) = json.loads((tmp_path / "r.json").read_text())["replays"]
+    assert one["time_ns"] / 1e9 == pytest.approx(stats.prefill_s + stats.decode_s, rel=0.02)
 
 
 def test_budgets_change_between_runs() -> None:
