@@ -80,10 +80,9 @@ struct Runtime::State final : memory::Lender {
     std::map<std::string, int> file_numbers;
     std::shared_ptr<const store::Catalog> catalog;
     std::unique_ptr<residency::ExpertCache> cache;
-    std::shared_ptr<device::Device> device;  // these four: none without device memory
+    std::shared_ptr<device::Device> device;  // these three: none without device memory
     std::shared_ptr<memory::Ledger> device_ledger;
     std::unique_ptr<residency::ExpertCache> device_cache;  // after the host's, from which it reads
-    residency::LinkSource* link = nullptr;                 // the device cache's
     std::vector<residency::ExpertCache*> caches;           // both
     exec::LiveCosts costs;
     exec::LiveCosts prefetch_costs;                // of the tier that is read ahead into

@@ -23,22 +23,6 @@ bool spare_processor(const ThreadPool& pool) {
     return std::thread::hardware_concurrency() > static_cast<unsigned>(pool.threads());
 }
 
-// By record: what `cost` says of its layer.
-std::vector<Nanos> by_record(const store::Catalog& catalog, const std::vector<policy::LaneCosts>& costs,
-                             double policy::LaneCosts::*cost) {
-    std::vector<Nanos> all;
-    for (int number = 0; number < catalog.experts(); ++number)
-        all.push_back(static_cast<Nanos>(costs[catalog.position(catalog.id(number).layer)].*cost));
-    return all;
-}
-
-std::vector<std::size_t> sizes_by_record(const store::Catalog& catalog) {
-    std::vector<std::size_t> all;
-    for (int number = 0; number < catalog.experts(); ++number)
-        all.push_back(catalog.layer(catalog.id(number).layer).record_bytes);
-    return all;
-}
-
 }  // namespace
 
 policy::ExpertSet Runtime::State::expert_set() const {
@@ -64,8 +48,9 @@ std::unique_ptr<store::RecordSource> Runtime::State::disk() {
                       : make_checkpoint_source(catalog, *reader, staging, pool, *clock);
     if (!lanes) return source;
     return std::make_unique<store::VirtualSource>(
-        lanes, static_cast<int>(policy::Lane::ssd), by_record(*catalog, known_costs(), &policy::LaneCosts::ssd),
-        sizes_by_record(*catalog), std::move(source), static_cast<Nanos>(known_costs().front().ssd_start));
+        lanes, static_cast<int>(policy::Lane::ssd),
+        store::times_by_record(*catalog, known_costs(), &policy::LaneCosts::ssd), store::sizes_by_record(*catalog),
+        std::move(source), static_cast<Nanos>(known_costs().front().ssd_start));
 }
 
 void Runtime::State::add_runner() {
@@ -111,9 +96,10 @@ residency::DeviceTier Runtime::State::add_device() {
                                     .no_pinning = machine.no_pinning},
                                    lanes, compute);
     device_ledger = std::make_shared<memory::Ledger>(options.device_memory);
-    auto source = std::make_unique<residency::LinkSource>(*cache, catalog, device->make_stream(),
-                                                          by_record(*catalog, known_costs(), &policy::LaneCosts::link));
-    link = source.get();
+    auto source = std::make_unique<residency::LinkSource>(
+        *cache, catalog, device->make_stream(),
+        store::times_by_record(*catalog, known_costs(), &policy::LaneCosts::link));
+    residency::LinkSource* const link = source.get();
     device_cache = std::make_unique<residency::ExpertCache>(
         catalog, device_ledger, std::min(options.device_memory, std::max(all, 2 * record)), INT_MAX, std::move(source),
         policy::make_eviction(options.policy, {expert_set(), options.frequencies}), *clock,

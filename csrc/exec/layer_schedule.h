@@ -41,7 +41,6 @@ class LayerRun {
     bool on_device(int number) const { return places_[static_cast<std::size_t>(number)].device; }
     // Where its record is for whoever computes it. REQUIRES that the worker was just asked to.
     const std::byte* record(int number) const;
-    const policy::LayerPlan& plan() const { return plan_; }
 
   private:
     friend class LayerSchedule;

@@ -60,21 +60,6 @@ void check(const policy::RoutingRecord& record) {
     }
 }
 
-std::vector<Nanos> record_times(const store::ExpertTable& table, const std::vector<policy::LaneCosts>& costs,
-                                double policy::LaneCosts::*cost) {
-    std::vector<Nanos> times;
-    for (int number = 0; number < table.experts(); ++number)
-        times.push_back(static_cast<Nanos>(costs[table.position(table.id(number).layer)].*cost));
-    return times;
-}
-
-std::vector<std::size_t> record_sizes(const store::ExpertTable& table) {
-    std::vector<std::size_t> bytes;
-    for (int number = 0; number < table.experts(); ++number)
-        bytes.push_back(table.sizes()[table.position(table.id(number).layer)].record_bytes);
-    return bytes;
-}
-
 policy::ExpertSet expert_set(const store::ExpertTable& table) {
     policy::ExpertSet set;
     for (const store::ExpertTable::Layer& layer : table.sizes()) set.layers.push_back({layer.layer, layer.experts});
@@ -176,8 +161,9 @@ class Replay {
             limit = most = options_.host_bytes.value_or(
                 std::max<std::size_t>(table_->record_bytes(), 2 * table_->largest_record()));
         auto disk = std::make_unique<store::VirtualSource>(
-            lanes_, static_cast<int>(policy::Lane::ssd), record_times(*table_, options_.costs, &policy::LaneCosts::ssd),
-            record_sizes(*table_), nullptr, static_cast<Nanos>(options_.costs.front().ssd_start));
+            lanes_, static_cast<int>(policy::Lane::ssd),
+            store::times_by_record(*table_, options_.costs, &policy::LaneCosts::ssd), store::sizes_by_record(*table_),
+            nullptr, static_cast<Nanos>(options_.costs.front().ssd_start));
         disk_ = disk.get();
         const int slots = (has_device_ ? options_.host_slots : options_.max_slots).value_or(INT_MAX);
         return std::make_unique<residency::ExpertCache>(table_, std::make_shared<memory::Ledger>(most), limit, slots,
@@ -189,7 +175,8 @@ class Replay {
         const auto device = device::make_emulated({.weightless = true}, lanes_, nullptr);
         stream_ = device->make_stream();
         auto link = std::make_unique<residency::LinkSource>(
-            *host_, table_, device->make_stream(), record_times(*table_, options_.costs, &policy::LaneCosts::link));
+            *host_, table_, device->make_stream(),
+            store::times_by_record(*table_, options_.costs, &policy::LaneCosts::link));
         residency::DeviceTier tier{device, nullptr, link.get(), options_.copies};
         device_ = std::make_unique<residency::ExpertCache>(
             table_, std::make_shared<memory::Ledger>(most_bytes(record_, options_, first_limit())), first_limit(),

@@ -65,4 +65,19 @@ void VirtualSource::wait(std::vector<Arrival>& out) {
     poll(out);
 }
 
+std::vector<Nanos> times_by_record(const ExpertTable& table, const std::vector<policy::LaneCosts>& costs,
+                                   double policy::LaneCosts::*cost) {
+    std::vector<Nanos> times;
+    for (int number = 0; number < table.experts(); ++number)
+        times.push_back(static_cast<Nanos>(costs[table.position(table.id(number).layer)].*cost));
+    return times;
+}
+
+std::vector<std::size_t> sizes_by_record(const ExpertTable& table) {
+    std::vector<std::size_t> bytes;
+    for (int number = 0; number < table.experts(); ++number)
+        bytes.push_back(table.sizes()[table.position(table.id(number).layer)].record_bytes);
+    return bytes;
+}
+
 }  // namespace moestro::store

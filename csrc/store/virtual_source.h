@@ -8,6 +8,8 @@
 #include <vector>
 
 #include "base/virtual_lanes.h"
+#include "policy/lane_costs.h"
+#include "store/expert_table.h"
 #include "store/record_source.h"
 
 namespace moestro::store {
@@ -52,5 +54,10 @@ class VirtualSource final : public RecordSource {
     Nanos busy_ = 0;
     SourceCounters counters_;
 };
+
+// By number: how long a record takes, as `cost` says of its layer; and its bytes.
+std::vector<Nanos> times_by_record(const ExpertTable& table, const std::vector<policy::LaneCosts>& costs,
+                                   double policy::LaneCosts::*cost);
+std::vector<std::size_t> sizes_by_record(const ExpertTable& table);
 
 }  // namespace moestro::store
