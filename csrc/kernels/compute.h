@@ -1,15 +1,18 @@
 // What a kernel call needs from its surroundings: a thread pool and a table of kernels, by instruction set and math.
 #pragma once
 
+#include <memory>
 #include <string>
 #include <string_view>
+#include <utility>
 #include <vector>
 
 #include "base/thread_pool.h"
 
 namespace moestro::kernels {
 
-struct Table;  // kernels/table.h: one per instruction set
+struct Table;       // kernels/table.h: one per instruction set
+class Accelerator;  // kernels/accelerator.h
 
 enum class Isa { scalar, avx2, avx512 };
 std::string_view name(Isa isa);
@@ -38,14 +41,19 @@ IsaChoice choose_isa(std::string_view forced, Math math = Math::exact);
 // after the other by the pool.
 class Compute {
   public:
-    Compute(int threads, const IsaChoice& choice) : pool_(threads), isa_(choice) {}
-    ThreadPool& pool() { return pool_; }
+    Compute(int threads, const IsaChoice& choice) : pool_(std::make_shared<ThreadPool>(threads)), isa_(choice) {}
+    // Of the same processor, whose operations run on `accelerator`.
+    Compute(const Compute& processor, std::shared_ptr<Accelerator> accelerator)
+        : pool_(processor.pool_), isa_(processor.isa_), accelerator_(std::move(accelerator)) {}
+    ThreadPool& pool() { return *pool_; }
     const Table& table() const { return *isa_.table; }
     const IsaChoice& isa() const { return isa_; }
+    Accelerator* accelerator() const { return accelerator_.get(); }  // null: operations run on the processor
 
   private:
-    ThreadPool pool_;
+    std::shared_ptr<ThreadPool> pool_;
     IsaChoice isa_;
+    std::shared_ptr<Accelerator> accelerator_;
 };
 
 }  // namespace moestro::kernels

@@ -5,6 +5,7 @@
 #include "base/error.h"
 #include "base/exact.h"
 #include "base/types.h"
+#include "kernels/accelerator.h"
 #include "kernels/ops.h"
 #include "kernels/panels.h"
 #include "kernels/pieces.h"
@@ -142,6 +143,7 @@ std::size_t MlpScratch::bytes(std::int64_t pairs, std::int64_t intermediate, boo
 
 void experts(Compute& compute, const Activations& x, std::span<const ExpertJob> jobs, MlpScratch& scratch) {
     if (jobs.empty()) return;
+    if (Accelerator* const there = compute.accelerator()) return there->experts(x, jobs);
     const Table& table = compute.table();
     const Totals totals = measure(table, x, jobs);
     const int width = jobs[0].mlp.gate.spec.rows, threads = compute.pool().threads();
@@ -172,6 +174,8 @@ void experts(Compute& compute, const Activations& x, std::span<const ExpertJob> 
 void combine(Compute& compute, std::span<const float* const> outputs, const float* weights, int rows, int top_k,
              int hidden, float* y) {
     MOESTRO_CHECK(outputs.size() == static_cast<std::size_t>(rows) * static_cast<std::size_t>(top_k));
+    if (Accelerator* const there = compute.accelerator())
+        return there->combine(outputs, weights, rows, top_k, hidden, y);
     constexpr int kColumns = 1024;
     const std::int64_t across = ceil_div(hidden, kColumns);
     compute.pool().parallel_for(rows * across, [&](std::int64_t item, int) {

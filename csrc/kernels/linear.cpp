@@ -3,6 +3,7 @@
 #include "base/error.h"
 #include "base/exact.h"
 #include "base/types.h"
+#include "kernels/accelerator.h"
 #include "kernels/ops.h"
 #include "kernels/panels.h"
 #include "kernels/pieces.h"
@@ -36,6 +37,14 @@ void Activations::prepare_row(const Table& table, std::int64_t row) {
 }
 
 void Activations::prepare(Compute& compute, const float* input, int row_count, int col_count, bool integer) {
+    if (compute.accelerator()) {  // which prepares them itself, where it needs them
+        x = input;
+        rows = row_count;
+        cols = col_count;
+        groups = static_cast<int>(ceil_div(cols, quant::kGroup));
+        has_codes = integer;
+        return;
+    }
     take(compute.table(), input, row_count, col_count, integer);
     if (!has_codes && !has_pairs) return;
     constexpr int kFloatsPerItem = 8192;  // worth waking a thread for
@@ -119,6 +128,7 @@ void run_panels(const Table& table, const Matrix& weight, const Activations& x, 
 }
 
 void linear(Compute& compute, const Activations& x, std::span<const LinearJob> jobs) {
+    if (Accelerator* const there = compute.accelerator()) return there->linear(x, jobs);
     std::size_t weight_bytes = 0;
     std::int64_t panels = 0, items = 0;
     for (const LinearJob& job : jobs) {
@@ -143,6 +153,7 @@ void linear(Compute& compute, const Activations& x, std::span<const LinearJob> j
 }
 
 void linear_by_head(Compute& compute, const Activations& x, const HeadMatrices& weights, float* y, std::int64_t ldy) {
+    if (Accelerator* const there = compute.accelerator()) return there->linear_by_head(x, weights, y, ldy);
     const Table& table = compute.table();
     const quant::MatrixSpec& all = weights.stacked.spec;
     MOESTRO_CHECK(weights.heads > 0 && x.rows % weights.heads == 0 && weights.stride % all.panel_rows() == 0);

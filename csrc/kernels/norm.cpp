@@ -3,6 +3,7 @@
 
 #include "base/error.h"
 #include "base/types.h"
+#include "kernels/accelerator.h"
 #include "kernels/ops.h"
 #include "kernels/table.h"
 
@@ -13,6 +14,7 @@ constexpr std::int64_t kFloatsPerItem = 4096;  // elementwise work worth a claim
 }
 
 void rms_norm(Compute& compute, const float* x, const float* weight, float eps, int rows, int n, float* y) {
+    if (Accelerator* const there = compute.accelerator()) return there->rms_norm(x, weight, eps, rows, n, y);
     const std::int64_t rows_per_item = std::max<std::int64_t>(1, kFloatsPerItem / std::max(n, 1));
     compute.pool().parallel_for(ceil_div(rows, rows_per_item), [&](std::int64_t item, int) {
         const std::int64_t end = std::min<std::int64_t>(rows, (item + 1) * rows_per_item);
@@ -29,6 +31,7 @@ void rms_norm(Compute& compute, const float* x, const float* weight, float eps, 
 
 void layer_norm(Compute& compute, const float* x, const float* weight, const float* bias, float eps, int rows, int n,
                 float* y) {
+    if (Accelerator* const there = compute.accelerator()) return there->layer_norm(x, weight, bias, eps, rows, n, y);
     const Table& table = compute.table();
     const std::int64_t rows_per_item = std::max<std::int64_t>(1, kFloatsPerItem / std::max(n, 1));
     compute.pool().parallel_for(ceil_div(rows, rows_per_item), [&](std::int64_t item, int) {
@@ -65,39 +68,57 @@ void multiply(float* x, float factor, int n) {
 }  // namespace
 
 void add(Compute& compute, float* x, const float* y, std::int64_t count) {
+    if (Accelerator* const there = compute.accelerator()) return there->add(x, y, count);
     elementwise(compute, count, [&](std::int64_t at, int n) { compute.table().add(x + at, y + at, n); });
 }
 
 void add_scaled(Compute& compute, float* x, float factor, const float* y, std::int64_t count) {
+    if (Accelerator* const there = compute.accelerator()) return there->add_scaled(x, factor, y, count);
     elementwise(compute, count, [&](std::int64_t at, int n) { compute.table().axpy(factor, y + at, x + at, n); });
 }
 
 void scale(Compute& compute, float* x, float factor, std::int64_t count) {
+    if (Accelerator* const there = compute.accelerator()) return there->scale(x, factor, count);
     elementwise(compute, count, [&](std::int64_t at, int n) { multiply(x + at, factor, n); });
 }
 
 void sigmoid_mul(Compute& compute, float* x, const float* gate, std::int64_t count) {
+    if (Accelerator* const there = compute.accelerator()) return there->sigmoid_mul(x, gate, count);
     elementwise(compute, count, [&](std::int64_t at, int n) { compute.table().sigmoid_mul(x + at, gate + at, n); });
 }
 
 void clamp(Compute& compute, float* x, float bound, std::int64_t count) {
+    if (Accelerator* const there = compute.accelerator()) return there->clamp(x, bound, count);
     elementwise(compute, count, [&](std::int64_t at, int n) { compute.table().clamp(x + at, bound, n); });
 }
 
 void softcap(Compute& compute, float* x, float cap, std::int64_t count) {
+    if (Accelerator* const there = compute.accelerator()) return there->softcap(x, cap, count);
     elementwise(compute, count, [&](std::int64_t at, int n) { compute.table().softcap(x + at, cap, n); });
 }
 
 void scale_rows(Compute& compute, float* x, const float* factors, int rows, int n) {
+    if (Accelerator* const there = compute.accelerator()) return there->scale_rows(x, factors, rows, n);
     compute.pool().parallel_for(rows, [&](std::int64_t row, int) { multiply(x + row * n, factors[row], n); });
 }
 
 void scale_rows_by_sigmoid(Compute& compute, float* x, const float* logits, int rows, int n) {
+    if (Accelerator* const there = compute.accelerator()) return there->scale_rows_by_sigmoid(x, logits, rows, n);
     compute.pool().parallel_for(rows, [&](std::int64_t row, int) {
         float factor = 0;
         compute.table().sigmoid(logits + row, 1, &factor);
         multiply(x + row * n, factor, n);
     });
+}
+
+void copy_rows(Compute& compute, const float* from, std::int64_t from_step, float* to, std::int64_t to_step,
+               std::int64_t rows, int count) {
+    if (Accelerator* const there = compute.accelerator()) {
+        const auto bytes = [](std::int64_t floats) { return static_cast<std::size_t>(floats) * sizeof(float); };
+        return there->copy_rows(to, bytes(to_step), from, bytes(from_step), static_cast<std::size_t>(rows),
+                                bytes(count));
+    }
+    for (std::int64_t row = 0; row < rows; ++row) std::copy_n(from + row * from_step, count, to + row * to_step);
 }
 
 }  // namespace moestro::kernels

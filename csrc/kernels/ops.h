@@ -1,4 +1,5 @@
-// The operations of a decoder step on the CPU, threaded. All tensors are dense row-major float32 unless said; outputs
+// The operations of a decoder step on the CPU, threaded, or on the accelerator of their Compute, which then must reach
+// all memory that is named here (kernels/accelerator.h). All tensors are dense row-major float32 unless said; outputs
 // never alias inputs unless said. Results are defined to the bit by docs/numerics.md and do not depend on threads, on
 // the instruction set (fast math aside), or on how many rows a call has.
 //
@@ -111,6 +112,10 @@ void softcap(Compute& compute, float* x, float cap, std::int64_t count);
 // Row r of x [rows, n] times factors[r], or times sigmoid(logits[r]).
 void scale_rows(Compute& compute, float* x, const float* factors, int rows, int n);
 void scale_rows_by_sigmoid(Compute& compute, float* x, const float* logits, int rows, int n);
+
+// Row by row of `from`, `count` floats that lie from_step apart, into rows to_step apart.
+void copy_rows(Compute& compute, const float* from, std::int64_t from_step, float* to, std::int64_t to_step,
+               std::int64_t rows, int count);
 
 // How a router's logits choose experts and weigh them.
 struct RouterRule {

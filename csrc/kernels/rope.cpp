@@ -9,6 +9,7 @@
 #include "base/error.h"
 #include "base/thread_pool.h"
 #include "base/types.h"
+#include "kernels/accelerator.h"
 #include "kernels/ops.h"
 #include "kernels/table.h"
 
@@ -106,6 +107,7 @@ void rope_table(const std::int64_t* positions, const float* inv_freq, bool per_r
 
 void rope(Compute& compute, const RopeJob& job, const float* cos, const float* sin) {
     MOESTRO_CHECK(job.first >= 0 && job.first + 2 * job.half <= job.head_dim);
+    if (Accelerator* const there = compute.accelerator()) return there->rope(job, cos, sin);
     const auto rotate = compute.table().rotate[static_cast<std::size_t>(job.pairs)];
     const std::int64_t rows_per_item = std::max<std::int64_t>(1, 4096 / std::max(1, job.heads * job.head_dim));
     compute.pool().parallel_for(ceil_div(job.rows, rows_per_item), [&](std::int64_t item, int) {

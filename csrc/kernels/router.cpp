@@ -6,6 +6,7 @@
 #include "base/error.h"
 #include "base/exact.h"
 #include "base/types.h"
+#include "kernels/accelerator.h"
 #include "kernels/ops.h"
 #include "kernels/table.h"
 
@@ -165,6 +166,8 @@ void route(Compute& compute, const RouterRule& rule, const float* logits, int ro
            float* weights, RouterScratch& scratch) {
     MOESTRO_CHECK(1 <= rule.top_k && rule.top_k <= experts && rule.groups >= 1 && experts % rule.groups == 0);
     MOESTRO_CHECK(1 <= rule.kept_groups && rule.top_k <= experts / rule.groups * rule.kept_groups);
+    if (Accelerator* const there = compute.accelerator())
+        return there->route(rule, logits, rows, experts, ids, weights);
     const auto width = static_cast<std::size_t>(experts), chosen = static_cast<std::size_t>(rule.top_k);
     std::vector<float>& all = scratch.scores;
     resize_exactly(all, RouterScratch::bytes(experts, compute.pool().threads()) / sizeof(float));
