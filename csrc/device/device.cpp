@@ -1,6 +1,7 @@
 #include "device/device.h"
 
 #include <algorithm>
+#include <cstring>
 
 namespace moestro::device {
 
@@ -30,6 +31,14 @@ class All final : public Event::State {
 
 Event all(std::vector<Event> events) {
     return Event(std::make_shared<All>(std::move(events)));
+}
+
+Buffer upload(Device& device, std::span<const std::byte> bytes) {
+    Buffer there = device.allocate(bytes.size());
+    const Buffer here = device.allocate_host(bytes.size());
+    std::memcpy(here.data(), bytes.data(), bytes.size());
+    device.make_stream()->copy(there.data(), here.data(), bytes.size(), 0).wait();
+    return there;
 }
 
 }  // namespace moestro::device

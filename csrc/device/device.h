@@ -23,6 +23,7 @@
 #include <vector>
 
 #include "base/clock.h"
+#include "kernels/accelerator.h"
 #include "kernels/ops.h"
 
 namespace moestro::device {
@@ -103,6 +104,10 @@ class Event {
 // Over when all of them are.
 Event all(std::vector<Event> events);
 
+class Device;
+// A buffer of the device with a copy of these bytes, when it returns. Throws Error(budget).
+Buffer upload(Device& device, std::span<const std::byte> bytes);
+
 // Experts of one layer over rows of one batch: as kernels::experts, with the same bits.
 struct ExpertsLaunch {
     std::span<const kernels::ExpertJob> jobs;  // copied, rows too; records in device memory, y as x
@@ -136,6 +141,12 @@ class Device {
     // Host memory; pinned where the system allows it, else pageable: buffer.pinned() says which.
     virtual Buffer allocate_host(std::size_t bytes) = 0;
     virtual std::unique_ptr<Stream> make_stream() = 0;
+    // Pins memory of the host that exists already, whole pages of it, until unpin(): copies then run at full speed.
+    // False where the system refuses, or pinning means nothing.
+    virtual bool pin(std::byte* data, std::size_t bytes) = 0;
+    virtual void unpin(std::byte* data) noexcept = 0;
+    // All operations of a decoder step, on a stream of their own. Throws Error(unsupported) where there are none.
+    virtual std::shared_ptr<kernels::Accelerator> make_accelerator() = 0;
     // Blocks until something that is under way has ended. False where nothing is.
     virtual bool wait_any() = 0;
 };

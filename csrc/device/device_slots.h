@@ -9,5 +9,7 @@
 namespace moestro::device {
 
 std::unique_ptr<memory::SlotMemory> device_slots(std::shared_ptr<Device> device);
+// Slots of the host from which the device copies: pinned where the system allows it, else ordinary memory.
+std::unique_ptr<memory::SlotMemory> pinned_slots(std::shared_ptr<Device> device);
 
 }  // namespace moestro::device

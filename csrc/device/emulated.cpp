@@ -307,6 +307,11 @@ class Emulated final : public Device {
     Buffer allocate(std::size_t bytes) override { return world_->allocate(world_, bytes, true); }
     Buffer allocate_host(std::size_t bytes) override { return world_->allocate(world_, bytes, false); }
     std::unique_ptr<Stream> make_stream() override { return std::make_unique<EmulatedStream>(world_); }
+    bool pin(std::byte*, std::size_t) override { return false; }  // it would change nothing
+    void unpin(std::byte*) noexcept override {}
+    std::shared_ptr<kernels::Accelerator> make_accelerator() override {
+        fail(ErrorKind::unsupported, "an emulated device computes experts only");
+    }
     bool wait_any() override {
         world_->complain();
         return world_->lanes->step();
