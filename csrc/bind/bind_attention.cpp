@@ -95,6 +95,7 @@ void bind_attention(py::module_& module) {
     module.def("kv_append", &kv_append, "compute"_a, "kv"_a, "layer"_a, "k"_a, "v"_a, "positions"_a, "blocks"_a);
     module.attr("KV_TYPES") = py::make_tuple("f32", "bf16", "f16");
     module.attr("KV_BLOCK") = kernels::kKvBlock;
+    module.attr("KV_SEGMENT") = kernels::kKvSegment;
     module.def("attention_scratch_bytes", &attention_scratch_bytes, "kv_heads"_a, "head_dim"_a, "heads"_a, "rows"_a,
                "max_len"_a, "threads"_a, "value_dim"_a = 0);
     module.def("attention", &attention, "compute"_a, "kv"_a, "layer"_a, "q"_a, "positions"_a, "tables"_a,

@@ -10,6 +10,7 @@
 #include "bind/matrix_spec.h"
 #include "bind/runtime_ref.h"
 #include "bind/tensor_view.h"
+#include "kernels/accelerator.h"
 #include "layers/attention.h"
 #include "layers/feed_forward.h"
 #include "layers/head.h"
@@ -28,6 +29,9 @@ using OptionalMatrix = std::optional<MatrixRef>;
 // What a layer borrows, kept as long as it.
 class Constants {
   public:
+    // compute: what reads them. Arrays are copied to where it reaches them.
+    explicit Constants(const kernels::Compute& compute) : accelerator_(compute.accelerator()) {}
+
     const kernels::Matrix* matrix(const MatrixRef& ref) {
         matrices_.push_back(ref.matrix);
         return ref.matrix.get();
@@ -36,8 +40,18 @@ class Constants {
     const float* floats(const OptionalArray& values, const char* argument, std::int64_t size) {
         if (!values) return nullptr;
         arrays_.push_back(input<float>(*values, argument, Shape::exactly({size})));
+        if (!accelerator_) return arrays_.back().data;
+        const std::size_t bytes = static_cast<std::size_t>(size) * sizeof(float);
+        copies_.push_back(accelerator_->allocate(bytes));
+        accelerator_->put(copies_.back().get(), arrays_.back().data, bytes);
+        return reinterpret_cast<const float*>(copies_.back().get());
+    }
+    const float* host_floats(const OptionalArray& values, const char* argument, std::int64_t size) {
+        if (!values) return nullptr;
+        arrays_.push_back(input<float>(*values, argument, Shape::exactly({size})));
         return arrays_.back().data;
     }
+    bool elsewhere() const { return accelerator_ != nullptr; }
     // An array is the weight of an RMS norm; a pair of arrays, the second of which may be None, weight and bias of a
     // layer norm; None is no norm.
     layers::Norm norm(const OptionalArray& given, const char* argument, std::int64_t size, float eps) {
@@ -60,6 +74,8 @@ class Constants {
   private:
     std::vector<std::shared_ptr<const kernels::Matrix>> matrices_;
     std::vector<View<const float>> arrays_;
+    kernels::Accelerator* accelerator_;  // of the compute, which the layer keeps
+    std::vector<std::shared_ptr<std::byte>> copies_;
 };
 
 kernels::RouterRule::Score score(const std::string& name) {
@@ -82,17 +98,23 @@ layers::Attending attending(Constants& constants, const memory::KvPool& pool, in
     memory::require_layer(pool, layer);
     require(window >= 0, ErrorKind::usage, "argument window: expected 0 (unlimited) or a number of keys; got ", window);
     require(chunk >= 0, ErrorKind::usage, "argument chunk: expected 0 (unlimited) or a number of keys; got ", chunk);
-    return {layer, scale, softcap, {window, chunk}, constants.floats(sinks, "sinks", heads)};
+    layers::Attending made;
+    made.layer = layer;
+    made.scale = scale;
+    made.softcap = softcap;
+    made.reach = {window, chunk};
+    made.sinks = constants.floats(sinks, "sinks", heads);
+    return made;
 }
 
 struct AttentionRef {
     std::shared_ptr<kernels::Compute> compute;
     KvRef kv;
-    Constants constants = {};
+    Constants constants;
     layers::Attention attention = {};
 };
 
-AttentionRef make_attention(std::shared_ptr<kernels::Compute> compute, const KvRef& kv, int layer,
+AttentionRef make_attention(const std::shared_ptr<kernels::Compute>& compute, const KvRef& kv, int layer,
                             const OptionalArray& norm, const MatrixRef& q, const MatrixRef& k, const MatrixRef& v,
                             const MatrixRef& o, float eps, float scale, std::int64_t window,
                             const OptionalArray& q_norm, const OptionalArray& k_norm, std::optional<int> rotary,
@@ -108,7 +130,7 @@ AttentionRef make_attention(std::shared_ptr<kernels::Compute> compute, const KvR
     require_matrix(*v.matrix, "v", keys, hidden);
     require_matrix(*o.matrix, "o", hidden, queries);
     if (gate) require_matrix(*gate->matrix, "gate", queries, hidden);
-    AttentionRef made{std::move(compute), kv};
+    AttentionRef made{compute, kv, Constants(*compute)};
     Constants& constants = made.constants;
     made.attention = {
         .branch = constants.branch(norm, norm_after, false, residual, hidden, eps),
@@ -132,15 +154,16 @@ AttentionRef make_attention(std::shared_ptr<kernels::Compute> compute, const KvR
 struct LatentRef {
     std::shared_ptr<kernels::Compute> compute;
     KvRef kv;
-    Constants constants = {};
+    Constants constants;
     layers::LatentAttention attention = {};
 };
 
-LatentRef make_latent(std::shared_ptr<kernels::Compute> compute, const KvRef& kv, int layer, const OptionalArray& norm,
-                      const OptionalMatrix& q_down, const OptionalArray& q_down_norm, const MatrixRef& q,
-                      const MatrixRef& kv_down, const OptionalArray& kv_down_norm, const MatrixRef& k_up,
-                      const MatrixRef& v_up, const MatrixRef& o, int values, float eps, float latent_eps, float scale,
-                      bool neighbours, int rotary, const OptionalArray& norm_after, float residual) {
+LatentRef make_latent(const std::shared_ptr<kernels::Compute>& compute, const KvRef& kv, int layer,
+                      const OptionalArray& norm, const OptionalMatrix& q_down, const OptionalArray& q_down_norm,
+                      const MatrixRef& q, const MatrixRef& kv_down, const OptionalArray& kv_down_norm,
+                      const MatrixRef& k_up, const MatrixRef& v_up, const MatrixRef& o, int values, float eps,
+                      float latent_eps, float scale, bool neighbours, int rotary, const OptionalArray& norm_after,
+                      float residual) {
     const auto pool = kv.open();
     const kernels::KvLayout& layout = pool->layout();
     require(layout.latent, ErrorKind::usage, "argument kv: expected a KV pool of latents");
@@ -157,7 +180,7 @@ LatentRef make_latent(std::shared_ptr<kernels::Compute> compute, const KvRef& kv
     require_matrix(*o.matrix, "o", hidden, heads * values);
     const int q_cols = q_down ? q_down->matrix->spec.rows : hidden;
     require_matrix(*q.matrix, "q", kAny, q_cols);
-    LatentRef made{std::move(compute), kv};
+    LatentRef made{compute, kv, Constants(*compute)};
     Constants& constants = made.constants;
     made.attention = {.branch = constants.branch(norm, norm_after, false, residual, hidden, eps),
                       .over = attending(constants, *pool, layer, scale, 0, 0, 0, std::nullopt, heads),
@@ -184,17 +207,17 @@ void run_attention(const Ref& self, Workspace& work) {
 
 struct MlpRef {
     std::shared_ptr<kernels::Compute> compute;
-    Constants constants = {};
+    Constants constants;
     layers::Mlp mlp = {};
 };
 
-MlpRef make_mlp(std::shared_ptr<kernels::Compute> compute, int layer, const OptionalArray& norm, float eps,
+MlpRef make_mlp(const std::shared_ptr<kernels::Compute>& compute, int layer, const OptionalArray& norm, float eps,
                 const MatrixRef& gate, const MatrixRef& up, const MatrixRef& down, const std::string& activation,
                 const OptionalArray& norm_after, bool reads_last, float residual) {
     const std::int64_t width = gate.matrix->spec.rows, hidden = gate.matrix->spec.cols;
     require_matrix(*up.matrix, "up", width, hidden);
     require_matrix(*down.matrix, "down", hidden, width);
-    MlpRef made{std::move(compute)};
+    MlpRef made{compute, Constants(*compute)};
     Constants& constants = made.constants;
     made.mlp = {layer,
                 constants.branch(norm, norm_after, reads_last, residual, hidden, eps),
@@ -212,7 +235,7 @@ void run_mlp(const MlpRef& self, Workspace& work) {
 
 struct MoeRef {
     std::shared_ptr<RuntimeSlot> slot;
-    Constants constants = {};
+    Constants constants;
     layers::Moe moe = {};
     std::vector<std::shared_ptr<MoeRef>> next = {};  // whose routers moe.next borrows
 };
@@ -234,27 +257,30 @@ MoeRef make_moe(const RuntimeRef& runtime, int layer, const OptionalArray& norm,
             ErrorKind::usage, "argument groups: ", kept_groups, " of ", groups, " groups of ", experts,
             " experts, by the best ", group_best, ", cannot give ", top_k);
     require(!weigh_input || top_k == 1, ErrorKind::usage, "argument weigh_input: expected top_k 1; got ", top_k);
-    MoeRef made{runtime.slot};
+    const auto compute = runtime.slot->open()->compute();
+    MoeRef made{runtime.slot, Constants(*compute)};
     Constants& constants = made.constants;
-    made.moe = {.layer = layer,
-                .branch = constants.branch(norm, norm_after, reads_last, residual, hidden, eps),
-                .router = constants.matrix(router),
-                .rule = {.score = score(score_name),
-                         .top_k = top_k,
-                         .normalise = normalise,
-                         .norm_eps = norm_eps,
-                         .norm_min = norm_min,
-                         .scale = scale,
-                         .correction = constants.floats(correction, "correction", experts),
-                         .groups = groups,
-                         .kept_groups = kept_groups,
-                         .group_best = group_best,
-                         .jitter = jitter},
-                .weigh_input = weigh_input,
-                .pre_gated = pre_gated,
-                .shared_weight = constants.matrix(shared_weight),
-                .kind = gate_kind(activation),
-                .average = average};
+    made.moe = {
+        .layer = layer,
+        .branch = constants.branch(norm, norm_after, reads_last, residual, hidden, eps),
+        .router = constants.matrix(router),
+        .rule = {.score = score(score_name),
+                 .top_k = top_k,
+                 .normalise = normalise,
+                 .norm_eps = norm_eps,
+                 .norm_min = norm_min,
+                 .scale = scale,
+                 .correction = constants.host_floats(correction, "correction", experts),
+                 .groups = groups,
+                 .kept_groups = kept_groups,
+                 .group_best = group_best,
+                 .jitter = jitter},
+        .correction_there = constants.elsewhere() ? constants.floats(correction, "correction", experts) : nullptr,
+        .weigh_input = weigh_input,
+        .pre_gated = pre_gated,
+        .shared_weight = constants.matrix(shared_weight),
+        .kind = gate_kind(activation),
+        .average = average};
     if (shared) {
         const std::int64_t width = (*shared)[0].matrix->spec.rows;
         require_matrix(*(*shared)[0].matrix, "shared", kAny, hidden);
@@ -292,15 +318,15 @@ void wait(const MoeRef& self, Workspace& work) {
 
 struct HeadRef {
     std::shared_ptr<kernels::Compute> compute;
-    Constants constants = {};
+    Constants constants;
     layers::Head head = {};
 };
 
-HeadRef make_head(std::shared_ptr<kernels::Compute> compute, const py::object& norm, float eps,
+HeadRef make_head(const std::shared_ptr<kernels::Compute>& compute, const py::object& norm, float eps,
                   const std::vector<MatrixRef>& slices, float multiplier, float softcap) {
     require(!slices.empty(), ErrorKind::usage, "argument slices: expected at least one Matrix");
     const std::int64_t hidden = slices[0].matrix->spec.cols;
-    HeadRef made{std::move(compute)};
+    HeadRef made{compute, Constants(*compute)};
     made.head.norm = made.constants.norm(norm, "norm", hidden, eps);
     made.head.multiplier = multiplier;
     made.head.softcap = softcap;

@@ -6,6 +6,7 @@
 
 #include "bind/routing.h"
 #include "bind/runtime_ref.h"
+#include "device/cuda.h"
 #include "residency/layer_stream.h"
 
 namespace moestro::bind {
@@ -33,7 +34,8 @@ RuntimeRef make_runtime(int threads, std::size_t host_memory, const std::string&
                         const std::string& prefetch, const policy::PredictorSettings* predictor,
                         const std::optional<py::object>& offsets, const policy::LaneCosts* costs, int record_rows,
                         int record_ahead, const engine::EmulatedMachine* emulated, std::size_t device_memory,
-                        const std::string& copies, const std::string& schedule) {
+                        const std::string& copies, const std::string& schedule,
+                        const std::optional<engine::CudaMachine>& cuda) {
     engine::RuntimeOptions options;
     options.threads = threads;
     options.isa = isa;
@@ -59,6 +61,7 @@ RuntimeRef make_runtime(int threads, std::size_t host_memory, const std::string&
     options.device_memory = device_memory;
     options.copies = residency::parse_copies(copies);
     options.schedule = schedule;
+    options.cuda = cuda;
     RuntimeRef made;
     py::gil_scoped_release released;
     made.slot->runtime = std::make_shared<engine::Runtime>(options);
@@ -232,6 +235,12 @@ void resize(const RuntimeRef& self, std::optional<std::size_t> host_memory, std:
     runtime->resize(host_memory, device_memory);
 }
 
+void reserve_rows(const RuntimeRef& self, int rows, int top_k, int hidden) {
+    const auto runtime = self.slot->open();
+    py::gil_scoped_release released;
+    runtime->reserve_rows(rows, top_k, hidden);
+}
+
 void check_integrity(const RuntimeRef& self) {
     const auto runtime = self.slot->open();
     py::gil_scoped_release released;
@@ -246,6 +255,11 @@ void close(RuntimeRef& self) {
 }
 
 void bind_class(py::module_& module) {
+    py::class_<engine::CudaMachine>(module, "CudaMachine", "A CUDA device, and whether the trunk computes there too.")
+        .def(py::init([](int ordinal, bool trunk, std::size_t work) {
+                 return engine::CudaMachine{ordinal, trunk, work};
+             }),
+             py::kw_only(), "ordinal"_a = 0, "trunk"_a = false, "work"_a = engine::CudaMachine().work);
     py::class_<engine::EmulatedMachine>(module, "EmulatedMachine", "A machine with a device, on a virtual clock.")
         .def(py::init(&make_machine), py::kw_only(), "memory"_a, "costs"_a, "layer"_a = Pair(), "step"_a = Pair(),
              "failed_allocation"_a = 0, "failed_copy"_a = 0, "no_pinning"_a = false);
@@ -256,9 +270,12 @@ void bind_class(py::module_& module) {
              "policy"_a = "lru", "expert_slots"_a = py::none(), "faults"_a = "", "trace_events"_a = 0,
              "frequencies"_a = std::vector<double>(), "prefetch"_a = "none", "predictor"_a = py::none(),
              "offsets"_a = py::none(), "costs"_a = py::none(), "record_rows"_a = 0, "record_ahead"_a = 0,
-             "emulated"_a = py::none(), "device_memory"_a = 0, "copies"_a = "inclusive", "schedule"_a = "hybrid")
+             "emulated"_a = py::none(), "device_memory"_a = 0, "copies"_a = "inclusive", "schedule"_a = "hybrid",
+             "cuda"_a = py::none())
         .def_property_readonly("compute", [](const RuntimeRef& self) { return self.slot->open()->compute(); })
         .def_property_readonly("ledger", [](const RuntimeRef& self) { return self.slot->open()->ledger(); })
+        .def_property_readonly("device_ledger",
+                               [](const RuntimeRef& self) { return self.slot->open()->device_ledger(); })
         .def_property_readonly("virtual_time", [](const RuntimeRef& self) { return self.slot->open()->virtual_time(); })
         .def("begin_step", &begin_step, "rows"_a, "tentative"_a = py::none(), "units"_a = py::none(),
              "tokens"_a = py::none())
@@ -279,6 +296,7 @@ void bind_class(py::module_& module) {
         .def("take_trace", &take_trace)
         .def("info", &info)
         .def("schedule", [](const RuntimeRef& self) { return self.slot->open()->schedule(); })
+        .def("reserve_rows", &reserve_rows, "rows"_a, "top_k"_a, "hidden"_a)
         .def("resize", &resize, "host_memory"_a = py::none(), "device_memory"_a = py::none())
         .def("check_integrity", &check_integrity)
         .def("close", &close)
@@ -289,9 +307,27 @@ void bind_class(py::module_& module) {
     bind_loading(runtime);
 }
 
+// What there is of CUDA, as dicts.
+py::dict cuda_info() {
+    device::CudaInfo info;
+    {
+        py::gil_scoped_release released;
+        info = device::cuda_info();
+    }
+    py::list devices;
+    for (const device::CudaDevice& one : info.devices)
+        devices.append(py::dict("name"_a = one.name, "compute_capability"_a = py::make_tuple(one.major, one.minor),
+                                "multiprocessors"_a = one.multiprocessors, "integrated"_a = one.integrated,
+                                "bus"_a = one.bus, "total"_a = one.total, "free"_a = one.free,
+                                "missing"_a = one.missing));
+    return py::dict("built"_a = info.built, "driver"_a = info.driver, "runtime"_a = info.runtime, "devices"_a = devices,
+                    "missing"_a = info.missing);
+}
+
 }  // namespace
 
 void bind_runtime(py::module_& module) {
+    module.def("cuda_info", &cuda_info);
     module.def("kept_units", &residency::LayerStream::keep, "unit_bytes"_a, "keep_bytes"_a);
     bind_memory(module);
     py::class_<TicketRef>(module, "Ticket", "One submit_experts; dropping it without wait() abandons the work.");

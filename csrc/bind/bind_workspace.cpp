@@ -61,8 +61,18 @@ layers::WorkShape shape_of(const py::kwargs& sizes) {
     return shape;
 }
 
-std::shared_ptr<Workspace> make_workspace(int max_rows, const py::kwargs& sizes) {
-    return std::make_shared<Workspace>(shape_of(sizes), max_rows);
+// Its keyword "runtime" says who computes in it.
+std::shared_ptr<Workspace> make_workspace(int max_rows, const RuntimeRef* runtime, const py::kwargs& sizes) {
+    std::shared_ptr<kernels::Accelerator> accelerator;
+    if (runtime) accelerator = runtime->slot->open()->accelerator();
+    return std::make_shared<Workspace>(shape_of(sizes), max_rows, std::move(accelerator));
+}
+
+std::size_t nbytes_there(std::int64_t max_rows, std::int64_t blocks, const py::kwargs& sizes) {
+    return Workspace::bytes_there(shape_of(sizes), max_rows, blocks);
+}
+std::size_t nbytes_beside(std::int64_t max_rows, const py::kwargs& sizes) {
+    return Workspace::bytes_beside(shape_of(sizes), max_rows);
 }
 
 std::size_t nbytes(std::int64_t max_rows, const py::kwargs& sizes) {
@@ -106,12 +116,12 @@ void begin(Workspace& work, const py::object& positions, const py::object& table
 
 py::array_t<float> residual(const py::object& self) {
     const auto& work = self.cast<const Workspace&>();
-    return py::array_t<float>({work.rows(), work.shape().hidden}, work.arrays().x, self);
+    return py::array_t<float>({work.rows(), work.shape().hidden}, work.host().x, self);
 }
 
 py::array_t<std::int32_t> routes(const py::object& self) {
     const auto& work = self.cast<const Workspace&>();
-    return py::array_t<std::int32_t>({work.rows(), work.routed}, work.arrays().ids, self);
+    return py::array_t<std::int32_t>({work.rows(), work.routed}, work.host().ids, self);
 }
 
 void trace_to(Workspace& work, const RuntimeRef& runtime) {
@@ -123,14 +133,18 @@ void trace_to(Workspace& work, const RuntimeRef& runtime) {
 void bind_workspace(py::module_& module) {
     py::class_<Workspace, std::shared_ptr<Workspace>>(module, "Workspace",
                                                       "What a decoder computes a step in. One thread at a time.")
-        .def(py::init(&make_workspace), py::kw_only(), "max_rows"_a)
+        .def(py::init(&make_workspace), py::kw_only(), "max_rows"_a, "runtime"_a = nullptr)
+        .def("put_x", &Workspace::put_x)
+        .def("reserve", &Workspace::reserve, "logits"_a, "blocks"_a)
         .def("begin", &begin, "positions"_a, "tables"_a, "table_begin"_a, "blocks"_a, "rotary"_a,
              "query_factors"_a = py::none())
         .def("trace_to", &trace_to, "runtime"_a)
         .def_property_readonly("x", &residual)
         .def_property_readonly("ids", &routes)
         .def_property_readonly("busy_ns", &Workspace::busy_ns)
-        .def_static("nbytes", &nbytes, py::kw_only(), "max_rows"_a);
+        .def_static("nbytes", &nbytes, py::kw_only(), "max_rows"_a)
+        .def_static("nbytes_there", &nbytes_there, py::kw_only(), "max_rows"_a, "blocks"_a)
+        .def_static("nbytes_beside", &nbytes_beside, py::kw_only(), "max_rows"_a);
 }
 
 }  // namespace moestro::bind

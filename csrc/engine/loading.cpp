@@ -4,6 +4,7 @@
 
 #include "base/bytes.h"
 #include "base/error.h"
+#include "device/device_slots.h"
 #include "engine/entry.h"
 #include "engine/runtime_state.h"
 
@@ -24,6 +25,30 @@ std::size_t cache_limit(const store::Catalog& catalog, const memory::Ledger& led
 
 }  // namespace
 
+// A matrix that was loaded: from here on in the device's memory, where the trunk computes there.
+MatrixHandle Runtime::State::keep(MatrixHandle loaded) {
+    if (!accelerator) return loaded;
+    struct There {
+        std::shared_ptr<memory::Ledger> ledger;
+        std::size_t bytes = 0;
+        std::shared_ptr<std::byte> memory = {};
+        kernels::Matrix matrix = {};
+        ~There() { ledger->give("trunk", bytes); }
+    };
+    const std::size_t weights = loaded->spec.bytes(),
+                      bias = loaded->bias ? static_cast<std::size_t>(loaded->spec.rows) * sizeof(float) : 0;
+    device_ledger->take("trunk", weights + bias);
+    const auto there = std::make_shared<There>(device_ledger, weights + bias);
+    there->memory = accelerator->allocate(weights + bias);
+    accelerator->put(there->memory.get(), loaded->data, weights);
+    there->matrix = {there->memory.get(), loaded->spec, nullptr};
+    if (bias) {
+        accelerator->put(there->memory.get() + weights, loaded->bias, bias);
+        there->matrix.bias = reinterpret_cast<const float*>(there->memory.get() + weights);
+    }
+    return {there, &there->matrix};
+}
+
 int Runtime::open_file(const std::string& path) {
     const Entry entry(*state_);
     const auto known = state_->file_numbers.find(path);
@@ -38,7 +63,8 @@ MatrixHandle Runtime::load_matrix(const std::string& name, const TensorSlice& sl
                                   std::span<const float> bias) {
     const Entry entry(*state_);
     state_->settle();
-    return state_->trunk.load_matrix(name, store::file_at(state_->files, slice.file), slice, format, bias);
+    return state_->keep(
+        state_->trunk.load_matrix(name, store::file_at(state_->files, slice.file), slice, format, bias));
 }
 
 std::vector<MatrixHandle> Runtime::load_record(const std::string& name, const RecordExtent& extent,
@@ -46,7 +72,10 @@ std::vector<MatrixHandle> Runtime::load_record(const std::string& name, const Re
                                                std::span<const std::span<const float>> biases) {
     const Entry entry(*state_);
     state_->settle();
-    return state_->trunk.load_record(name, store::file_at(state_->files, extent.file), extent, parts, biases);
+    std::vector<MatrixHandle> loaded =
+        state_->trunk.load_record(name, store::file_at(state_->files, extent.file), extent, parts, biases);
+    for (MatrixHandle& matrix : loaded) matrix = state_->keep(std::move(matrix));
+    return loaded;
 }
 
 std::vector<MatrixHandle> Runtime::stream_record(const std::string& name, const RecordExtent& extent,
@@ -92,7 +121,8 @@ void Runtime::set_experts(std::vector<ExpertLayer> layers) {
     state.catalog = std::move(catalog);
     state.cache = std::make_unique<residency::ExpertCache>(
         state.catalog, state.ledger, limit, state.options.expert_slots.value_or(INT_MAX), state.disk(),
-        policy::make_eviction(state.options.policy, {state.expert_set(), state.options.frequencies}), *state.clock);
+        policy::make_eviction(state.options.policy, {state.expert_set(), state.options.frequencies}), *state.clock,
+        state.options.cuda ? device::pinned_slots(state.device) : memory::host_slots());
     state.caches.push_back(state.cache.get());
     try {
         state.add_runner();
@@ -108,11 +138,21 @@ void Runtime::set_experts(std::vector<ExpertLayer> layers) {
     }
 }
 
+void Runtime::reserve_rows(int rows, int top_k, int hidden) {
+    const Entry entry(*state_);
+    if (state_->accelerator && state_->runner) state_->runner->reserve(rows, top_k, hidden);
+}
+
 memory::KvPool& Runtime::set_kv(const kernels::KvLayout& layout, int layers) {
     const Entry entry(*state_);
     require(!state_->kv, ErrorKind::usage, "set_kv was called before: a runtime has one KV pool");
-    state_->kv = std::make_unique<memory::KvPool>(layout, layers, state_->ledger, *state_);
-    return *state_->kv;
+    State& state = *state_;
+    if (state.accelerator)
+        state.kv = std::make_unique<memory::KvPool>(layout, layers, state.device_ledger, state.device_lender,
+                                                    state.accelerator);
+    else
+        state.kv = std::make_unique<memory::KvPool>(layout, layers, state.ledger, state);
+    return *state.kv;
 }
 
 }  // namespace moestro::engine

@@ -6,6 +6,7 @@
 #include "base/error.h"
 #include "engine/entry.h"
 #include "engine/runtime_state.h"
+#include "kernels/accelerator.h"
 
 namespace moestro::engine {
 
@@ -28,7 +29,16 @@ Runtime::Runtime(const RuntimeOptions& options, const World& world) : state_(std
 Runtime::~Runtime() = default;
 
 const std::shared_ptr<kernels::Compute>& Runtime::compute() const {
+    return state_->trunk_compute;
+}
+const std::shared_ptr<kernels::Compute>& Runtime::processor() const {
     return state_->compute;
+}
+const std::shared_ptr<kernels::Accelerator>& Runtime::accelerator() const {
+    return state_->accelerator;
+}
+const std::shared_ptr<memory::Ledger>& Runtime::device_ledger() const {
+    return state_->device_ledger;
 }
 const std::shared_ptr<memory::Ledger>& Runtime::ledger() const {
     return state_->ledger;
@@ -69,7 +79,7 @@ void Runtime::release_unit(int unit) {
 }
 
 Ticket Runtime::submit_experts(int layer, const float* x, int rows, const std::int32_t* ids, const float* weights,
-                               int top_k, const float* logits) {
+                               int top_k, const float* logits, const float* x_there) {
     const Entry entry(*state_);
     exec::LayerRunner& runner = state_->experts();
     const store::Catalog& catalog = *state_->catalog;
@@ -90,7 +100,7 @@ Ticket Runtime::submit_experts(int layer, const float* x, int rows, const std::i
         const std::size_t pairs = static_cast<std::size_t>(rows) * static_cast<std::size_t>(std::max(0, top_k));
         state_->prefetcher->routed(layer, {{ids, pairs}, rows, top_k});
     }
-    auto submission = runner.submit(layer, x, rows, ids, weights, top_k);
+    auto submission = runner.submit(layer, x, rows, ids, weights, top_k, x_there);
     const int hidden = catalog.layer(layer).gate.spec.cols;
     Ticket ticket(std::move(submission), state_.get(), rows, hidden);
     state_->log.add(catalog, layer, ids, rows, top_k);
@@ -190,6 +200,11 @@ void Runtime::abort_step() {
     if (state_->stream) state_->stream->release_all();
     if (state_->prefetcher) state_->prefetcher->abort_step();
     state_->log.end();
+    if (!state_->accelerator) return;
+    try {
+        state_->accelerator->settle();
+    } catch (const Error&) {  // of the step that is dropped
+    }
 }
 
 // ---- looking --------------------------------------------------------------------------------------------------------

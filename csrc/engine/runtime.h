@@ -56,6 +56,13 @@ struct EmulatedMachine {
     bool no_pinning = false;
 };
 
+// A CUDA device, all of whose memory that is used is device_memory.
+struct CudaMachine {
+    int ordinal = 0;
+    bool trunk = false;                        // not only experts: the whole model computes there
+    std::size_t work = std::size_t{64} << 20;  // bytes of device_memory for what launches need themselves
+};
+
 struct RuntimeOptions {
     int threads = 1;
     std::string isa;  // "" = best
@@ -80,7 +87,8 @@ struct RuntimeOptions {
     std::size_t trace_events = 0;                  // room for the latest events of trace(); 0 records none
     std::string faults;                            // tests: plan of io::FaultyReader, "" = none
     std::optional<EmulatedMachine> emulated = {};  // then time is virtual
-    std::size_t device_memory = 0;                 // bytes, hard; 0: experts stay off the device
+    std::optional<CudaMachine> cuda = {};
+    std::size_t device_memory = 0;  // bytes, hard; 0: experts stay off the device
     residency::Copies copies = residency::Copies::inclusive;
     // Who decides what the device computes: a planner; "device", which wants all experts there; "auto", which tries.
     std::string schedule = "hybrid";
@@ -152,9 +160,13 @@ class Runtime {
     explicit Runtime(const RuntimeOptions& options, const World& world = {});
     ~Runtime();
 
-    // Both may be kept longer than the runtime.
+    // All may be kept longer than the runtime. compute: what layers compute with, which may be a device; processor: the
+    // host's. Null where there is none: device_ledger, accelerator.
     const std::shared_ptr<kernels::Compute>& compute() const;
+    const std::shared_ptr<kernels::Compute>& processor() const;
     const std::shared_ptr<memory::Ledger>& ledger() const;
+    const std::shared_ptr<memory::Ledger>& device_ledger() const;
+    const std::shared_ptr<kernels::Accelerator>& accelerator() const;  // compute()'s
 
     // ---- loading ----------------------------------------------------------------------------------------------------
     int open_file(const std::string& path);  // the same path gives the same index
@@ -185,6 +197,10 @@ class Runtime {
     // cache's memory, down to two slots. Called once; the pool is the runtime's.
     memory::KvPool& set_kv(const kernels::KvLayout& layout, int layers);
 
+    // Where the trunk computes on a device: takes what experts of steps of up to `rows` rows leave there, while there
+    // is room. Else it does nothing.
+    void reserve_rows(int rows, int top_k, int hidden);
+
     // ---- one step ---------------------------------------------------------------------------------------------------
     // rows of this step; tentative[r] marks speculative rows (empty = none). units: how many streamed units it will
     // use, from the first (none given: all).
@@ -198,8 +214,9 @@ class Runtime {
     // of misses (as many as slots and depth allow), returns without computing. Several submits of one layer take the
     // step's rows in turn.
     // logits [rows, experts], may be null: what the router thought, for policies that want to know.
+    // x_there: the same rows in the memory of a device that computes the trunk, where wait() then leaves y; else null.
     Ticket submit_experts(int layer, const float* x, int rows, const std::int32_t* ids, const float* weights, int top_k,
-                          const float* logits = nullptr);
+                          const float* logits = nullptr, const float* x_there = nullptr);
     // Of how many next layers with experts somebody wants to know what their routers make of a layer's input.
     int lookahead() const;
     // After submit_experts of `layer`, for each of those in turn: logits [rows, experts] of the router of `target`,

@@ -43,6 +43,8 @@ Runtime::State::State(const RuntimeOptions& given, const World& given_world)
     policy::require_predictor(given.prefetch);
     policy::require_eviction(given.policy);  // an unknown name is refused here, not after minutes of loading
     if (given.schedule != "auto" && given.schedule != "device") policy::require_planner(given.schedule);
+    trunk_compute = compute;
+    if (given.cuda) open_device();
     require(!given.expert_slots || *given.expert_slots >= 2, ErrorKind::usage, "expert_slots must be at least 2; got ",
             given.expert_slots.value_or(0));
 }

@@ -52,7 +52,10 @@ struct Runtime::State final : memory::Lender {
     std::unique_ptr<store::RecordSource> disk();         // where experts' records come from
     std::vector<policy::LaneCosts> known_costs() const;  // by layer with experts; empty where they are measured
     void add_runner();                                   // and the device's cache, where there is device memory
+    void open_device();
     residency::DeviceTier add_device();
+    exec::DeviceSide device_side();
+    MatrixHandle keep(MatrixHandle loaded);  // where the trunk computes
     void add_prefetcher();
     void drop_experts();
     void resize_host(std::size_t bytes);
@@ -70,7 +73,7 @@ struct Runtime::State final : memory::Lender {
     const World world;
     const std::shared_ptr<VirtualLanes> lanes;  // none where time is real
     const std::shared_ptr<const Clock> clock;
-    const std::shared_ptr<kernels::Compute> compute;
+    const std::shared_ptr<kernels::Compute> compute;  // the processor
     const std::shared_ptr<memory::Ledger> ledger;
 
     const std::shared_ptr<TraceRing> trace;
@@ -82,8 +85,11 @@ struct Runtime::State final : memory::Lender {
     std::unique_ptr<residency::ExpertCache> cache;
     std::shared_ptr<device::Device> device;  // these three: none without device memory
     std::shared_ptr<memory::Ledger> device_ledger;
+    std::shared_ptr<kernels::Accelerator> accelerator;  // none where the trunk computes on the processor
+    std::shared_ptr<kernels::Compute> trunk_compute;
     std::unique_ptr<residency::ExpertCache> device_cache;  // after the host's, from which it reads
     std::vector<residency::ExpertCache*> caches;           // both
+    policy::LaneCosts before;                              // what lanes take, as measured or said before the first step
     exec::LiveCosts costs;
     exec::LiveCosts prefetch_costs;                // of the tier that is read ahead into
     std::unique_ptr<exec::Prefetcher> prefetcher;  // none with predictor "none"
@@ -92,6 +98,18 @@ struct Runtime::State final : memory::Lender {
     std::map<ExpertId, HeldExpert> held;       // after the cache, so gone before it
     std::shared_ptr<store::TrunkUnits> units;  // none while nothing is streamed
     std::unique_ptr<residency::LayerStream> stream;
+    // Lends the device's expert slots to KV blocks that are there.
+    class DeviceLender final : public memory::Lender {
+      public:
+        explicit DeviceLender(State& state) : state_(state) {}
+        bool lend(std::size_t bytes) override;
+        bool give_up(std::size_t bytes);  // the same, for one who has entered
+        void returned() override;
+        std::size_t can_lend() const override;
+
+      private:
+        State& state_;
+    } device_lender{*this};
     std::unique_ptr<memory::KvPool> kv;
     StepLog log;
     Recorder recorder;

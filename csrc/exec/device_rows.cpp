@@ -18,18 +18,19 @@ void DeviceRows::grow(device::Buffer& buffer, std::size_t bytes, bool on_device)
     buffer = {};  // before the larger one: never both
     if (on_device)
         require(make_room_(size - before), ErrorKind::budget, "device memory has no room for ", size,
-                " bytes of rows, which are copied because host memory cannot be pinned: give more device_memory, or a "
-                "smaller prefill chunk");
+                " bytes of rows: give more device_memory, or a smaller prefill chunk");
     buffer = on_device ? device_->allocate(size) : device_->allocate_host(size);
 }
 
-void DeviceRows::begin(const float* x, int rows, std::size_t outputs, int hidden) {
+void DeviceRows::begin(const float* x, const float* x_there, int rows, std::size_t outputs, int hidden) {
     const std::size_t row_bytes = static_cast<std::size_t>(hidden) * sizeof(float);
     const std::size_t x_bytes = static_cast<std::size_t>(rows) * row_bytes, y_bytes = outputs * row_bytes;
     rows_ = rows;
     hidden_ = hidden;
-    grow(x_, x_bytes, false);
+    x_there_ = x_there;
     grow(y_, y_bytes, false);
+    if (x_there) return grow(device_y_, y_bytes, true);
+    grow(x_, x_bytes, false);
     std::memcpy(x_.data(), x, x_bytes);
     if (x_.pinned() && y_.pinned()) return;
     grow(device_x_, x_bytes, true);
@@ -37,15 +38,21 @@ void DeviceRows::begin(const float* x, int rows, std::size_t outputs, int hidden
     stream_->copy(device_x_.data(), x_.data(), x_bytes, 0);
 }
 
+void DeviceRows::reserve(std::size_t outputs, int hidden) {
+    const std::size_t bytes = outputs * static_cast<std::size_t>(hidden) * sizeof(float);
+    grow(y_, bytes, false);
+    grow(device_y_, bytes, true);
+}
+
 device::Event DeviceRows::run(std::span<kernels::ExpertJob> jobs, bool integer, const device::Event& after,
                               Nanos takes) {
     stream_->wait(after);
-    const bool copied = device_x_.data() != nullptr;
-    const float* x = reinterpret_cast<const float*>(copied ? device_x_.data() : x_.data());
+    const bool copied = !x_there_ && device_x_.data() != nullptr;
+    const float* x = x_there_ ? x_there_ : reinterpret_cast<const float*>(copied ? device_x_.data() : x_.data());
     std::vector<float*> places;
     for (kernels::ExpertJob& job : jobs) {
         places.push_back(job.y);
-        if (copied) job.y = reinterpret_cast<float*>(device_y_.data()) + (job.y - outputs());
+        if (copied || x_there_) job.y = reinterpret_cast<float*>(device_y_.data()) + (job.y - outputs());
     }
     device::Event computed = stream_->experts({jobs, x, rows_, hidden_, integer}, takes);
     if (!copied) return computed;

@@ -20,13 +20,20 @@ class DeviceRows {
     // pinned.
     DeviceRows(std::shared_ptr<device::Device> device, std::function<bool(std::size_t)> make_room);
 
-    // For rows of x [rows, hidden] and so many outputs of `hidden` floats. REQUIRES that nothing is under way.
+    // For rows of x [rows, hidden] and so many outputs of `hidden` floats. x_there: the same rows, where the device has
+    // them already and wants the outputs; null: rows and outputs are of the host. REQUIRES that nothing is under way.
     // Throws Error(budget).
-    void begin(const float* x, int rows, std::size_t outputs, int hidden);
-    // Computes experts, not before `after`; a job's y is a place of outputs(), and holds the result when the event is
-    // over.
+    void begin(const float* x, const float* x_there, int rows, std::size_t outputs, int hidden);
+    // Takes memory for so many outputs of rows that are there now, before others have it.
+    void reserve(std::size_t outputs, int hidden);
+    // Computes experts, not before `after`; a job's y is a place of outputs(), and its result is at made(y) when the
+    // event is over.
     device::Event run(std::span<kernels::ExpertJob> jobs, bool integer, const device::Event& after, Nanos takes);
-    float* outputs() const { return reinterpret_cast<float*>(y_.data()); }
+    float* outputs() const { return reinterpret_cast<float*>(y_.data()); }  // of the host
+    const float* made(const float* y) const {
+        return x_there_ ? reinterpret_cast<const float*>(device_y_.data()) + (y - outputs()) : y;
+    }
+    bool reached() const { return y_.pinned(); }  // outputs(), by the device
 
     // Why rows are copied; empty where they are not, or nothing was run.
     std::string refusal() const;
@@ -39,6 +46,7 @@ class DeviceRows {
     device::Buffer x_, y_;                // of the host
     device::Buffer device_x_, device_y_;  // where those are not pinned
     const std::unique_ptr<device::Stream> stream_;
+    const float* x_there_ = nullptr;
     int rows_ = 0, hidden_ = 0;
 };
 

@@ -4,6 +4,7 @@
 #include <utility>
 
 #include "base/error.h"
+#include "kernels/accelerator.h"
 
 namespace moestro::exec {
 
@@ -29,34 +30,35 @@ class LayerRunner::Hands final : public Workers {
     Hands(LayerRunner& runner, const Submission& submission) : runner_(runner), submission_(submission) {}
 
     void on_cpu(const LayerRun&, std::span<const int> tasks) override {
-        collect(tasks, reinterpret_cast<float*>(runner_.outputs_.data()));
+        if (std::exchange(unprepared_, false)) runner_.prepare_rows(submission_);
+        collect(tasks, false);
         kernels::experts(runner_.compute_, runner_.activations_, runner_.jobs_, runner_.mlp_);
     }
     device::Event on_device(const LayerRun&, std::span<const int> tasks, const device::Event& after,
                             Nanos takes) override {
-        collect(tasks, runner_.rows_->outputs());
-        return runner_.rows_->run(runner_.jobs_, integer(*submission_.layer_), after, takes);
+        collect(tasks, true);
+        return runner_.device_.rows->run(runner_.jobs_, integer(*submission_.layer_), after, takes);
     }
 
   private:
-    void collect(std::span<const int> tasks, float* outputs) {
+    void collect(std::span<const int> tasks, bool on_device) {
         runner_.jobs_.clear();
-        for (const int group : tasks) runner_.jobs_.push_back(runner_.job(submission_, group, outputs));
+        for (const int group : tasks) runner_.jobs_.push_back(runner_.job(submission_, group, on_device));
     }
 
     LayerRunner& runner_;
     const Submission& submission_;
+    bool unprepared_ = runner_.device_.rows != nullptr;  // rows for the processor, which may compute nothing
 };
 
 LayerRunner::LayerRunner(const store::Catalog& catalog, const residency::Tiers& tiers, kernels::Compute& compute,
-                         const Clock& clock, LiveCosts* costs, std::unique_ptr<DeviceRows> rows,
-                         std::vector<policy::LaneCosts> known)
+                         const Clock& clock, LiveCosts* costs, DeviceSide device, std::vector<policy::LaneCosts> known)
     : catalog_(catalog),
       compute_(compute),
       clock_(clock),
       schedule_(tiers, catalog, clock, costs, std::move(known)),
-      rows_(std::move(rows)) {
-    MOESTRO_CHECK(tiers.has_device() == (rows_ != nullptr));
+      device_(std::move(device)) {
+    MOESTRO_CHECK(tiers.has_device() == (device_.rows != nullptr) && (device_.rows || !device_.compute));
 }
 
 LayerRunner::~LayerRunner() {
@@ -75,7 +77,7 @@ std::size_t LayerRunner::scratch_bytes(std::int64_t rows, std::int64_t top_k, st
 // ---- submit ---------------------------------------------------------------------------------------------------------
 
 std::shared_ptr<Submission> LayerRunner::submit(int layer, const float* x, int rows, const std::int32_t* ids,
-                                                const float* weights, int top_k) {
+                                                const float* weights, int top_k, const float* x_there) {
     sweep();
     require(rows >= 0 && top_k >= 1, ErrorKind::usage, "experts run on rows and a top_k of at least 1; got ", rows,
             " rows, top_k ", top_k);
@@ -84,6 +86,7 @@ std::shared_ptr<Submission> LayerRunner::submit(int layer, const float* x, int r
     made->groups_.group(ids, rows, top_k, experts.experts());
     made->layer_ = &experts;
     made->x_ = x;
+    made->x_there_ = x_there;
     made->rows_ = rows;
     made->top_k_ = top_k;
     made->weights_.assign(weights, weights + static_cast<std::size_t>(rows) * static_cast<std::size_t>(top_k));
@@ -131,23 +134,38 @@ void LayerRunner::prepare(const Submission& submission) {
     const int hidden = submission.layer_->gate.spec.cols;
     const std::size_t pairs = submission.weights_.size();
     const std::size_t bytes = pairs * static_cast<std::size_t>(hidden) * sizeof(float);
-    if (outputs_.size() < bytes) {
+    MOESTRO_CHECK(!submission.x_there_ || device_.compute);
+    if (!submission.x_there_ && outputs_.size() < bytes) {
         outputs_ = {};  // before the larger one: never both
         outputs_ = PageBuffer(bytes);
     }
-    activations_.prepare(compute_, submission.x_, submission.rows_, hidden, integer(*submission.layer_));
-    if (rows_) rows_->begin(submission.x_, submission.rows_, pairs, hidden);
+    if (!device_.rows)
+        prepare_rows(submission);
+    else
+        device_.rows->begin(submission.x_, submission.x_there_, submission.rows_, pairs, hidden);
+}
+
+void LayerRunner::prepare_rows(const Submission& submission) {
+    activations_.prepare(compute_, submission.x_, submission.rows_, submission.layer_->gate.spec.cols,
+                         integer(*submission.layer_));
 }
 
 // One group's expert, with its outputs at the group's place among all.
-kernels::ExpertJob LayerRunner::job(const Submission& submission, int group, float* outputs) const {
+kernels::ExpertJob LayerRunner::job(const Submission& submission, int group, bool on_device) const {
     const store::ExpertLayer& layer = *submission.layer_;
     const Grouping& groups = submission.groups_;
     const std::byte* const record = submission.run_.record(group);
     const int expert = groups.expert(group);
     const std::size_t hidden = static_cast<std::size_t>(layer.gate.spec.cols);
-    return {{matrix(layer.gate, record, layer.bias(0, expert)), matrix(layer.up, record, layer.bias(1, expert)),
-             matrix(layer.down, record, layer.bias(2, expert)), layer.kind},
+    const auto bias = [&](int part) -> const float* {
+        const float* const here = layer.bias(part, expert);
+        if (!here || !on_device || device_.biases.empty()) return here;
+        const auto& there = device_.biases[catalog_.position(layer.layer)][static_cast<std::size_t>(part)];
+        return reinterpret_cast<const float*>(there.data()) + (here - layer.bias(part, 0));
+    };
+    float* const outputs = on_device ? device_.rows->outputs() : this->outputs(submission);
+    return {{matrix(layer.gate, record, bias(0)), matrix(layer.up, record, bias(1)),
+             matrix(layer.down, record, bias(2)), layer.kind},
             groups.rows(group),
             outputs + static_cast<std::size_t>(groups.begin(group)) * hidden};
 }
@@ -161,18 +179,24 @@ bool LayerRunner::disarm_others(const Submission& submission) {
     return any;
 }
 
+// Where the processor leaves outputs: for a device, in memory that it reaches.
+float* LayerRunner::outputs(const Submission& submission) const {
+    return submission.x_there_ ? device_.rows->outputs() : reinterpret_cast<float*>(outputs_.data());
+}
+
 void LayerRunner::combine(const Submission& submission, float* y) {
     const int hidden = submission.layer_->gate.spec.cols;
-    const auto* const by_cpu = reinterpret_cast<const float*>(outputs_.data());
+    const float* const by_cpu = outputs(submission);
     pointers_.clear();
     pointers_.reserve(submission.weights_.size());
     for (const std::int32_t place : submission.groups_.places())
         pointers_.push_back(by_cpu + std::ptrdiff_t{place} * hidden);
-    if (rows_) take_from_device(submission);
-    kernels::combine(compute_, pointers_, submission.weights_.data(), submission.rows_, submission.top_k_, hidden, y);
+    if (device_.rows) take_from_device(submission);
+    kernels::combine(submission.x_there_ ? *device_.compute : compute_, pointers_, submission.weights_.data(),
+                     submission.rows_, submission.top_k_, hidden, y);
 }
 
-// The outputs of what the device computed are elsewhere.
+// The outputs of what the device computed are elsewhere. Where they stay there, the others come to them.
 void LayerRunner::take_from_device(const Submission& submission) {
     const Grouping& groups = submission.groups_;
     const int hidden = submission.layer_->gate.spec.cols;
@@ -182,8 +206,12 @@ void LayerRunner::take_from_device(const Submission& submission) {
             std::fill_n(on_device_.begin() + groups.begin(group), groups.pairs(group), true);
     for (std::size_t pair = 0; pair < pointers_.size(); ++pair) {
         const std::int32_t place = groups.places()[pair];
-        if (on_device_[static_cast<std::size_t>(place)])
-            pointers_[pair] = rows_->outputs() + std::ptrdiff_t{place} * hidden;
+        const float* const y = device_.rows->outputs() + std::ptrdiff_t{place} * hidden;
+        const bool made_there = on_device_[static_cast<std::size_t>(place)];
+        if (made_there || (submission.x_there_ && !device_.rows->reached())) pointers_[pair] = device_.rows->made(y);
+        if (submission.x_there_ && !made_there && !device_.rows->reached())
+            device_.compute->accelerator()->put(const_cast<float*>(device_.rows->made(y)), y,
+                                                static_cast<std::size_t>(hidden) * sizeof(float));
     }
 }
 
@@ -192,7 +220,7 @@ void LayerRunner::take_from_device(const Submission& submission) {
 void LayerRunner::close(Submission& submission) {
     schedule_.end(submission.run_);
     submission.open_ = false;
-    submission.x_ = nullptr;
+    submission.x_ = submission.x_there_ = nullptr;
     const auto at = std::find_if(open_.begin(), open_.end(), [&](const auto& one) { return one.get() == &submission; });
     spare_.push_back(std::move(*at));
     open_.erase(at);

@@ -269,6 +269,7 @@ void LayerSchedule::stall(const LayerRun& run, const std::function<bool()>& make
     if (!run.host_.waiting() && !run.device_.waiting() && make_room()) return;
     const Nanos arrivals_before = tiers_.host().source_counters().arrival_ns, begin = clock_.now();
     if (!tiers_.wait()) {
+        if (!run.launches_.empty() && run.launches_.front().over.over()) return;  // somebody else waited for it
         if (make_room()) return;
         MOESTRO_CHECK(tiers_.has_device());
         require(tiers_.device().loading() > 0, ErrorKind::budget, "layer ", run.tasks_.front().id.layer,

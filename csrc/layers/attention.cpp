@@ -1,9 +1,11 @@
 #include "layers/attention.h"
 
+#include <algorithm>
 #include <array>
 #include <span>
 
 #include "base/error.h"
+#include "kernels/accelerator.h"
 #include "layers/linear.h"
 
 namespace moestro::layers {
@@ -37,7 +39,44 @@ void rotate(kernels::Compute& compute, const Rotation& rotation, const Workspace
 
 }  // namespace
 
+// Of 512 positions, the most that a row sees some of.
+std::int64_t Attending::most_segments(const memory::BlockTables& batch) const {
+    std::int64_t most = 1;
+    for (const std::int64_t position : batch.positions)
+        most = std::max(most, position / kernels::kKvSegment - reach.first(position) / kernels::kKvSegment + 1);
+    return most;
+}
+
+void Attending::run_there(kernels::Accelerator& there, const memory::KvPool& kv, Workspace& work) const {
+    const memory::BlockTables batch = work.batch();
+    const WorkArrays& at = work.arrays();
+    const PlacesThere& places = work.places_there(there, kv);
+    there.kv_append(kv.layout(), at.k, kv.layout().latent ? nullptr : at.v, places.positions, places.blocks,
+                    kv.layer_offset(layer), work.rows());
+    const kernels::AttentionJob job{.layout = kv.layout(),
+                                    .heads = work.shape().heads,
+                                    .scale = scale,
+                                    .softcap = softcap,
+                                    .reach = reach,
+                                    .sinks = sinks,
+                                    .q = at.q,
+                                    .positions = places.positions,
+                                    .block_tables = places.tables,
+                                    .table_begin = places.begins,
+                                    .rows = work.rows(),
+                                    .y = at.attended};
+    there.attention(job, kv.layer_offset(layer), most_segments(batch));
+}
+
+kernels::Accelerator::Repeat Attending::again(const void* what, kernels::Accelerator* there, const memory::KvPool& kv,
+                                              Workspace& work) const {
+    if (!there) return {};
+    if (work.any_hole()) memory::require_visible(work.batch(), reach);
+    return {what, work.places_there(*there, kv).positions, work.rows(), most_segments(work.batch())};
+}
+
 void Attending::run(kernels::Compute& compute, const memory::KvPool& kv, Workspace& work) const {
+    if (kernels::Accelerator* const there = compute.accelerator()) return run_there(*there, kv, work);
     const memory::BlockTables batch = work.batch();
     const kernels::KvLayout& layout = kv.layout();
     memory::block_pointers(kv, layer, work.blocks(), work.scratch.blocks);
@@ -76,6 +115,8 @@ void Attention::run(kernels::Compute& compute, const memory::KvPool& kv, Workspa
             rotation ? rotation->table : 0);
     require(!temperature || shape.query_factors, ErrorKind::usage, "this workspace has no query factors, which layer ",
             over.layer, " multiplies queries by");
+    const kernels::Repeating repeating(compute.accelerator(), over.again(this, compute.accelerator(), kv, work));
+    if (repeating.done()) return;
     const float* x = branch.input(compute, work);
     const std::array jobs{dense(*q, at.q), dense(*k, at.k), dense(*v, at.v), dense(gate ? *gate : *q, at.wide)};
     linear(compute, work, x, rows, std::span(jobs).first(gate ? 4 : 3));

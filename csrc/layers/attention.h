@@ -25,6 +25,14 @@ struct Attending {
 
     // Stores the step's keys and values, work.k and work.v, and leaves in work.attended what work.q gets of all.
     void run(kernels::Compute& compute, const memory::KvPool& kv, Workspace& work) const;
+
+    // The same again, where an accelerator has recorded it: what layer runs, `what` tells.
+    kernels::Accelerator::Repeat again(const void* what, kernels::Accelerator* there, const memory::KvPool& kv,
+                                       Workspace& work) const;
+
+  private:
+    std::int64_t most_segments(const memory::BlockTables& batch) const;
+    void run_there(kernels::Accelerator& there, const memory::KvPool& kv, Workspace& work) const;
 };
 
 // One layer's constants, borrowed; matrices may be in memory only while run() needs them (residency/layer_stream.h). A

@@ -13,13 +13,14 @@ struct Branch {
     bool reads_last = false;  // what the half before this one read, not what the stream holds by now
     float residual = 1;       // multiplies what is added
 
-    // What the half reads: [rows, hidden].
+    // Where what the half reads is, [rows, hidden], once input() was called.
+    const float* reads(const Workspace& work) const {
+        return reads_last || before ? work.arrays().normed : work.arrays().x;
+    }
     const float* input(kernels::Compute& compute, const Workspace& work) const {
         const WorkArrays& at = work.arrays();
-        if (reads_last) return at.normed;
-        if (!before) return at.x;
-        before.run(compute, at.x, work.rows(), work.shape().hidden, at.normed);
-        return at.normed;
+        if (before && !reads_last) before.run(compute, at.x, work.rows(), work.shape().hidden, at.normed);
+        return reads(work);
     }
 
     // x += what the half left in work.branch.

@@ -6,6 +6,7 @@
 #include <utility>
 
 #include "base/error.h"
+#include "kernels/accelerator.h"
 #include "layers/linear.h"
 
 namespace moestro::layers {
@@ -23,7 +24,7 @@ void gated_mlp(kernels::Compute& compute, Workspace& work, const kernels::Mlp& m
     const int rows = work.rows();
     const bool integer = quant::is_integer(mlp.gate.spec.format) || quant::is_integer(mlp.up.spec.format);
     work.scratch.activations.prepare(compute, x, rows, mlp.gate.spec.cols, integer);
-    const kernels::ExpertJob job{mlp, {work.arrays().every_row, static_cast<std::size_t>(rows)}, y};
+    const kernels::ExpertJob job{mlp, {work.host().every_row, static_cast<std::size_t>(rows)}, y};
     kernels::experts(compute, work.scratch.activations, {&job, 1}, work.scratch.mlp);
 }
 
@@ -32,6 +33,8 @@ void gated_mlp(kernels::Compute& compute, Workspace& work, const kernels::Mlp& m
 void Mlp::run(kernels::Compute& compute, Workspace& work) const {
     const Workspace::Use use(work, Activity::mlp, layer);
     require_hidden(work, gate->spec.cols, layer);
+    const kernels::Repeating repeating(compute.accelerator(), {this, work.arrays().x, work.rows(), 0});
+    if (repeating.done()) return;
     gated_mlp(compute, work, {*gate, *up, *down, kind}, branch.input(compute, work), work.arrays().branch);
     branch.add(compute, work);
 }
@@ -40,25 +43,43 @@ void Moe::submit(engine::Runtime& runtime, Workspace& work) const {
     const Workspace::Use use(work, Activity::route, layer);
     kernels::Compute& compute = *runtime.compute();
     const WorkArrays& at = work.arrays();
-    const int rows = work.rows(), experts = router->spec.rows, hidden = router->spec.cols, top_k = rule.top_k;
+    const int rows = work.rows(), top_k = rule.top_k;
     require_room(work);
     require_hidden(work, runtime.hidden(layer), layer);
-    const float* x = branch.input(compute, work);
-    const float* logits = pre_gated ? at.handed : at.logits;
-    if (!pre_gated) linear(compute, work, x, rows, std::array{dense(*router, at.logits)});
-    kernels::route(compute, rule, logits, rows, experts, at.ids, at.weights, work.scratch.router);
-    work.routed = top_k;
-    const float* read = x;
-    if (weigh_input) {
-        std::copy_n(x, std::int64_t{rows} * hidden, at.weighed);
-        kernels::scale_rows(compute, at.weighed, at.weights, rows, hidden);
-        std::fill_n(at.weights, rows, 1.0f);
-        read = at.weighed;
+    const float* const x = branch.reads(work);
+    const float* const logits = pre_gated ? at.handed : at.logits;
+    const float* const read = weigh_input ? at.weighed : x;
+    {
+        const kernels::Repeating repeating(compute.accelerator(), {this, at.x, rows, 0});
+        if (!repeating.done()) choose(compute, work);
     }
-    work.experts = runtime.submit_experts(layer, read, rows, at.ids, at.weights, top_k, logits);
+    work.settle();
+    work.routed = top_k;
+    const HostArrays& host = work.host();
+    if (weigh_input) std::fill_n(host.weights, rows, 1.0f);
+    const bool there = compute.accelerator() != nullptr;
+    work.experts = runtime.submit_experts(layer, there ? host.read : read, rows, host.ids, host.weights, top_k,
+                                          there ? host.logits : logits, there ? read : nullptr);
     hand_on(compute, work, x);
     look_ahead(runtime, work, x);
     if (shared_gate) run_shared(compute, work, x);
+}
+
+// Routes norm(work.x), and fetches what the processor must know of that.
+void Moe::choose(kernels::Compute& compute, Workspace& work) const {
+    const WorkArrays& at = work.arrays();
+    const int rows = work.rows(), experts = router->spec.rows, hidden = router->spec.cols;
+    const float* const x = branch.input(compute, work);
+    const float* const logits = pre_gated ? at.handed : at.logits;
+    if (!pre_gated) linear(compute, work, x, rows, std::array{dense(*router, at.logits)});
+    kernels::RouterRule chosen_by = rule;
+    if (correction_there) chosen_by.correction = correction_there;
+    kernels::route(compute, chosen_by, logits, rows, experts, at.ids, at.weights, work.scratch.router);
+    if (weigh_input) {
+        kernels::copy_rows(compute, x, hidden, at.weighed, hidden, rows, hidden);
+        kernels::scale_rows(compute, at.weighed, at.weights, rows, hidden);
+    }
+    work.get_routed(weigh_input ? at.weighed : x, logits, experts, rule.top_k);
 }
 
 void Moe::require_room(const Workspace& work) const {
@@ -91,13 +112,15 @@ void Moe::look_ahead(engine::Runtime& runtime, Workspace& work, const float* x) 
         if (one.pre_gated && one.layer != work.handed_layer) break;  // what its router will read is not there yet
         if (!one.pre_gated) linear(compute, work, x, work.rows(), std::array{dense(*one.router, at.logits)});
         // A copy: the runtime may change what it is given.
-        if (one.pre_gated) std::copy_n(at.handed, std::int64_t{work.rows()} * one.router->spec.rows, at.logits);
+        const int experts = one.router->spec.rows;
+        if (one.pre_gated) kernels::copy_rows(compute, at.handed, experts, at.logits, experts, work.rows(), experts);
+        const HostArrays& host = work.host();
         const auto choose = [&](const float* logits) {
-            kernels::route(compute, one.rule, logits, work.rows(), one.router->spec.rows, at.next_ids, at.weights,
+            kernels::route(*runtime.processor(), one.rule, logits, work.rows(), experts, host.next_ids, host.weights,
                            work.scratch.router);
-            return at.next_ids;
+            return host.next_ids;
         };
-        runtime.foresee(layer, one.layer, at.logits, work.rows(), one.rule.top_k, choose);
+        runtime.foresee(layer, one.layer, work.fetch_logits(at.logits, experts), work.rows(), one.rule.top_k, choose);
     }
     runtime.advise(layer);
 }

@@ -27,6 +27,7 @@ struct Moe {
     Branch branch;
     const kernels::Matrix* router = nullptr;  // [experts, hidden], f32
     kernels::RouterRule rule;
+    const float* correction_there = nullptr;  // rule.correction, where an accelerator reaches it
     bool weigh_input = false;  // the router's weight multiplies what its one expert reads, not what it makes
     // The router reads what the router of the layer before read (Pre-gated MoE, ISCA 2024). That layer, which must
     // have experts and know this one as its next, applies it and hands the logits on.
@@ -55,6 +56,7 @@ struct Moe {
     void wait(engine::Runtime& runtime, Workspace& work) const;
 
   private:
+    void choose(kernels::Compute& compute, Workspace& work) const;
     void require_room(const Workspace& work) const;
     void hand_on(kernels::Compute& compute, Workspace& work, const float* x) const;
     void look_ahead(engine::Runtime& runtime, Workspace& work, const float* x) const;

@@ -20,12 +20,6 @@ void by_head(kernels::Compute& compute, Workspace& work, const kernels::Matrix& 
     kernels::linear_by_head(compute, activations, {stacked, heads, rows_of_one, stacked.spec.rows / heads}, y, ldy);
 }
 
-// Row by row of `from`, `count` floats `from_step` apart, into rows `to_step` apart.
-void copy_rows(const float* from, std::int64_t from_step, float* to, std::int64_t to_step, std::int64_t rows,
-               int count) {
-    for (std::int64_t row = 0; row < rows; ++row) std::copy_n(from + row * from_step, count, to + row * to_step);
-}
-
 }  // namespace
 
 void LatentAttention::make_queries(kernels::Compute& compute, Workspace& work, const float* x) const {
@@ -50,8 +44,8 @@ void LatentAttention::make_queries(kernels::Compute& compute, Workspace& work, c
                    .pairs = rotation.pairs},
                   table.cos, table.sin);
     // The rotated part stays; the other goes through k_up, out of an array of its own.
-    copy_rows(at.wide + nope, dim, at.q + shape.value_dim, shape.head_dim, heads, rotated);
-    copy_rows(at.wide, dim, at.by_head, nope, heads, nope);
+    kernels::copy_rows(compute, at.wide + nope, dim, at.q + shape.value_dim, shape.head_dim, heads, rotated);
+    kernels::copy_rows(compute, at.wide, dim, at.by_head, nope, heads, nope);
     by_head(compute, work, *k_up, shape.value_dim, at.by_head, at.q, shape.head_dim);
 }
 
@@ -62,9 +56,9 @@ void LatentAttention::make_key(kernels::Compute& compute, Workspace& work, const
     const int rows = work.rows(), latent = shape.value_dim;
     linear(compute, work, x, rows, std::array{dense(*kv_down, at.k)});
     // A norm wants dense rows.
-    copy_rows(at.k, shape.head_dim, at.by_head, latent, rows, latent);
+    kernels::copy_rows(compute, at.k, shape.head_dim, at.by_head, latent, rows, latent);
     kv_down_norm.run(compute, at.by_head, rows, latent, at.by_head);
-    copy_rows(at.by_head, latent, at.k, shape.head_dim, rows, latent);
+    kernels::copy_rows(compute, at.by_head, latent, at.k, shape.head_dim, rows, latent);
     kernels::rope(compute,
                   {.x = at.k,
                    .rows = rows,
@@ -91,6 +85,8 @@ void LatentAttention::run(kernels::Compute& compute, const memory::KvPool& kv, W
             ErrorKind::usage, "this workspace is for hidden ", shape.hidden, " and ", shape.heads,
             " heads over a latent of ", shape.value_dim, ", not for the attention of layer ", over.layer);
 
+    const kernels::Repeating repeating(compute.accelerator(), over.again(this, compute.accelerator(), kv, work));
+    if (repeating.done()) return;
     const float* x = branch.input(compute, work);
     make_queries(compute, work, x);
     make_key(compute, work, x);

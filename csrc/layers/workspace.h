@@ -10,9 +10,9 @@
 #include <vector>
 
 #include "base/clock.h"
-#include "base/memory.h"
 #include "base/trace.h"
 #include "engine/runtime.h"
+#include "kernels/accelerator.h"
 #include "kernels/ops.h"
 #include "memory/block_tables.h"
 
@@ -45,26 +45,44 @@ struct RotaryTable {
 
 // Arrays of [rows, width] for the rows of a step, dense. Pointers stay the same as long as the workspace.
 struct WorkArrays {
-    float* x = nullptr;                 // [rows, hidden]: the residual stream
-    float* normed = nullptr;            // [rows, hidden]: what a branch reads
-    float* branch = nullptr;            // [rows, hidden]: what a branch adds
-    float* q = nullptr;                 // [rows, heads * head_dim]
-    float* k = nullptr;                 // [rows, kv_heads * head_dim]
-    float* v = nullptr;                 // [rows, kv_heads * value_dim]
-    float* attended = nullptr;          // [rows, heads * value_dim]
-    float* wide = nullptr;              // [rows, wide]
-    float* narrow = nullptr;            // [rows, narrow]
-    float* by_head = nullptr;           // [rows, by_head]
-    float* shared = nullptr;            // [rows, hidden]: what a shared expert adds
-    float* shared_logits = nullptr;     // [rows]
-    float* weighed = nullptr;           // [rows, hidden]
-    float* query_factors = nullptr;     // [rows]
-    float* logits = nullptr;            // [rows, experts]: of a router
-    float* handed = nullptr;            // the same, of a pre-gated layer, from the layer before it
+    float* x = nullptr;              // [rows, hidden]: the residual stream
+    float* normed = nullptr;         // [rows, hidden]: what a branch reads
+    float* branch = nullptr;         // [rows, hidden]: what a branch adds
+    float* q = nullptr;              // [rows, heads * head_dim]
+    float* k = nullptr;              // [rows, kv_heads * head_dim]
+    float* v = nullptr;              // [rows, kv_heads * value_dim]
+    float* attended = nullptr;       // [rows, heads * value_dim]
+    float* wide = nullptr;           // [rows, wide]
+    float* narrow = nullptr;         // [rows, narrow]
+    float* by_head = nullptr;        // [rows, by_head]
+    float* shared = nullptr;         // [rows, hidden]: what a shared expert adds
+    float* shared_logits = nullptr;  // [rows]
+    float* weighed = nullptr;        // [rows, hidden]
+    float* query_factors = nullptr;  // [rows]
+    float* logits = nullptr;         // [rows, experts]: of a router
+    float* handed = nullptr;         // the same, of a pre-gated layer, from the layer before it
+    float* weights = nullptr;        // [rows, top_k]
+    std::int32_t* ids = nullptr;     // [rows, top_k]
+};
+
+// What the processor reads and writes of a step. Without an accelerator x, logits, weights and ids are the arrays
+// above; with one they are copies, which put_x() and fetch() move.
+struct HostArrays {
+    float* x = nullptr;                 // [rows, hidden]: the residual stream at the beginning of a step
+    float* read = nullptr;              // [rows, hidden]: what experts read; only with an accelerator
+    float* logits = nullptr;            // [rows, experts]
     float* weights = nullptr;           // [rows, top_k]
     std::int32_t* ids = nullptr;        // [rows, top_k]
-    std::int32_t* next_ids = nullptr;   // the same, of a later layer's router
+    std::int32_t* next_ids = nullptr;   // [rows, top_k]: of a later layer's router
     std::int32_t* every_row = nullptr;  // [rows]: 0, 1, 2, ...
+};
+
+// Where an accelerator finds a step's rows.
+struct PlacesThere {
+    const std::int64_t* positions = nullptr;   // [rows]
+    const std::int64_t* begins = nullptr;      // [rows], into tables
+    std::byte* const* blocks = nullptr;        // [rows]: start of the block that takes a row's key and value
+    const std::byte* const* tables = nullptr;  // starts of blocks
 };
 
 // Where a step's rows stand. Borrowed by begin() only.
@@ -84,8 +102,9 @@ struct StepPlaces {
 // One thread at a time.
 class Workspace {
   public:
-    // For steps of up to `max_rows` rows. Throws Error(usage) for sizes that are not above 0 (experts may be 0).
-    Workspace(const WorkShape& shape, int max_rows);
+    // For steps of up to `max_rows` rows, computed on the processor or on an accelerator. Throws Error(usage) for sizes
+    // that are not above 0 (experts may be 0).
+    Workspace(const WorkShape& shape, int max_rows, std::shared_ptr<kernels::Accelerator> accelerator = nullptr);
     Workspace(const Workspace&) = delete;
     Workspace& operator=(const Workspace&) = delete;
 
@@ -100,11 +119,30 @@ class Workspace {
     const WorkShape& shape() const { return shape_; }
     int max_rows() const { return max_rows_; }
     const WorkArrays& arrays() const { return arrays_; }
+    const HostArrays& host() const { return host_; }
+    // The step's rows are in host().x: brings them to arrays().x.
+    void put_x();
+    // What the processor wants to know of what an accelerator computed: after settle() the router's choice is in
+    // host(), ids, weights and logits [rows, experts], and the rows that experts read too. Nothing without an
+    // accelerator.
+    void get_routed(const float* read, const float* logits, int experts, int top_k);
+    void settle();
+    // A router's logits [rows, experts], for the processor.
+    float* fetch_logits(float* logits, int experts);
+    // Takes the accelerator's memory for so many logits and entries of block tables now, before others have it.
+    void reserve(std::int64_t logits, std::int64_t blocks);
+    // Room for so many logits of the head, in the accelerator's memory.
+    float* logits_there(std::int64_t count);
+    // The step's blocks, brought to the accelerator once per step.
+    const PlacesThere& places_there(kernels::Accelerator& there, const memory::KvPool& kv);
     const RotaryTable& rotary(int table) const { return rotary_[static_cast<std::size_t>(table)]; }
     int rotary_tables() const { return static_cast<int>(rotary_.size()); }
 
-    // Of the arrays. What `scratch` and the places grow to is the sum of their parts.
+    // Of the arrays, on the processor. What `scratch` and the places grow to is the sum of their parts.
     static std::size_t bytes(const WorkShape& shape, std::int64_t max_rows);
+    // With an accelerator: of its memory, tables of `blocks` blocks included, and of the host's.
+    static std::size_t bytes_there(const WorkShape& shape, std::int64_t max_rows, std::int64_t blocks);
+    static std::size_t bytes_beside(const WorkShape& shape, std::int64_t max_rows);
 
     // Grow to the largest call and stay.
     struct Scratch {
@@ -137,15 +175,28 @@ class Workspace {
     Nanos busy_ns() const { return busy_ns_.load(std::memory_order_relaxed); }  // within calls, since construction
 
   private:
+    void turn(const StepPlaces::Rotary& rotary, const RotaryTable& table);
+
     const WorkShape shape_;
     const int max_rows_;
-    PageBuffer memory_;
+    const std::shared_ptr<kernels::Accelerator> accelerator_;  // null: the processor
+    std::shared_ptr<std::byte> memory_, host_memory_;
     WorkArrays arrays_;
+    HostArrays host_;
     std::vector<RotaryTable> rotary_;
 
     std::vector<std::int64_t> positions_, begins_;  // [rows]
     std::vector<memory::BlockId> tables_, blocks_;
     bool any_hole_ = false;
+    PlacesThere there_;  // of the step under way, once somebody asked
+    struct Grown {       // memory of the accelerator that grows to the largest step
+        std::shared_ptr<std::byte> memory;
+        std::size_t size = 0;
+    };
+    std::byte* grow(Grown& grown, std::size_t bytes) const;
+    Grown places_memory_, logits_memory_;
+    std::vector<float> turned_;      // on their way to the accelerator: cos and sin,
+    std::vector<std::byte> packed_;  // and places
 
     std::atomic<bool> used_ = false;
     std::atomic<Nanos> busy_ns_ = 0;

@@ -39,6 +39,12 @@ void require_visible(const BlockTables& batch, const kernels::Reach& reach) {
     }
 }
 
+void block_starts(const KvPool& pool, std::span<const BlockId> blocks, std::vector<std::byte*>& starts) {
+    starts.resize(blocks.size());
+    std::transform(blocks.begin(), blocks.end(), starts.begin(),
+                   [&](BlockId block) { return block == kNoBlock ? nullptr : pool.data(block); });
+}
+
 void block_pointers(const KvPool& pool, int layer, std::span<const BlockId> blocks, std::vector<std::byte*>& pointers) {
     pointers.resize(blocks.size());
     std::transform(blocks.begin(), blocks.end(), pointers.begin(),

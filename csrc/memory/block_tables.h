@@ -26,6 +26,8 @@ void require_inside(const BlockTables& batch);
 // And those it looks at must exist. window: keys seen, 0 = all.
 void require_visible(const BlockTables& batch, const kernels::Reach& reach);
 
+// Where every block starts; null for kNoBlock. Throws Error(usage) for a block that is not in use.
+void block_starts(const KvPool& pool, std::span<const BlockId> blocks, std::vector<std::byte*>& starts);
 // The layer's part of every block. Throws Error(usage) for a block that is not in use.
 void block_pointers(const KvPool& pool, int layer, std::span<const BlockId> blocks, std::vector<std::byte*>& pointers);
 // The same of a table: kNoBlock is null.

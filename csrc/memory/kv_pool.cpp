@@ -1,6 +1,7 @@
 // Every block is its own mapping: releasing one returns its pages to the system at once, whatever its neighbours do.
 #include "memory/kv_pool.h"
 
+#include <algorithm>
 #include <cstring>
 #include <utility>
 
@@ -14,12 +15,14 @@ namespace {
 const std::string kEntry = "kv";
 }
 
-KvPool::KvPool(const kernels::KvLayout& layout, int layers, std::shared_ptr<Ledger> ledger, Lender& lender)
+KvPool::KvPool(const kernels::KvLayout& layout, int layers, std::shared_ptr<Ledger> ledger, Lender& lender,
+               std::shared_ptr<kernels::Accelerator> accelerator)
     : layout_(layout),
       layers_(layers),
       block_bytes_(round_up(layout.block_bytes() * static_cast<std::size_t>(layers), kPageBytes)),
       ledger_(std::move(ledger)),
-      lender_(lender) {
+      lender_(lender),
+      accelerator_(std::move(accelerator)) {
     require(layers >= 1 && layout.kv_heads >= 1 && layout.key_dim >= 1 && layout.value_dim >= 1, ErrorKind::usage,
             "a KV pool needs at least one layer, head and channel; got ", layers, " layers of ", layout.kv_heads,
             " heads of ", layout.key_dim, " and ", layout.value_dim, " channels");
@@ -37,8 +40,8 @@ BlockId KvPool::allocate() {
         else
             fail(ErrorKind::budget, "no memory for one more KV block of ", bytes_text(block_bytes_),
                  " (64 positions): ", bytes_text(free), " free and ", bytes_text(lender_.can_lend()),
-                 " of expert slots that could be given up; held: ", ledger_->summary(),
-                 ". Give more host_memory, or run shorter or fewer sequences");
+                 " of expert slots that could be given up; held: ", ledger_->summary(), ". Give more ",
+                 accelerator_ ? "device_memory" : "host_memory", ", or run shorter or fewer sequences");
     }
     try {
         if (free_ids_.empty()) {
@@ -46,7 +49,7 @@ BlockId KvPool::allocate() {
             free_ids_.push_back(static_cast<BlockId>(blocks_.size()) - 1);
         }
         Block& block = blocks_[static_cast<std::size_t>(free_ids_.back())];
-        block.memory = PageBuffer(block_bytes_);
+        block.memory = find_zeros();
         block.references = 1;
     } catch (...) {
         ledger_->give(kEntry, block_bytes_);
@@ -65,7 +68,7 @@ void KvPool::share(BlockId block) {
 void KvPool::release(BlockId block) {
     Block& released = used(block);
     if (--released.references > 0) return;
-    released.memory = {};
+    released.memory.reset();
     free_ids_.push_back(block);
     --in_use_;
     ledger_->give(kEntry, block_bytes_);
@@ -78,13 +81,42 @@ int KvPool::references(BlockId block) const {
 }
 
 void KvPool::copy(BlockId from, BlockId to) {
-    const Block& source = used(from);
-    std::memcpy(used(to).memory.data(), source.memory.data(), block_bytes_);
+    if (accelerator_) return accelerator_->copy(data(to), data(from), block_bytes_);
+    std::memcpy(data(to), data(from), block_bytes_);
 }
 
 std::byte* KvPool::layer_data(BlockId block, int layer) const {
     require(layer >= 0 && layer < layers_, ErrorKind::usage, "KV layer ", layer, " does not exist: 0 to ", layers_ - 1);
-    return used(block).memory.data() + layout_.block_bytes() * static_cast<std::size_t>(layer);
+    return data(block) + layer_offset(layer);
+}
+
+std::byte* KvPool::data(BlockId block) const {
+    return used(block).memory.get();
+}
+
+// Memory of an accelerator may be free in pieces that are all too small: then the lender gives more, until a piece is
+// not.
+std::shared_ptr<std::byte> KvPool::find_zeros() const {
+    for (bool lent = false;; lent = true) {
+        try {
+            std::shared_ptr<std::byte> found = zeros();
+            if (lent) lender_.returned();
+            return found;
+        } catch (const Error& error) {
+            const std::size_t more = std::min(block_bytes_, lender_.can_lend());
+            if (!accelerator_ || error.kind() != ErrorKind::budget || more == 0 || !lender_.lend(more)) throw;
+        }
+    }
+}
+
+std::shared_ptr<std::byte> KvPool::zeros() const {
+    if (!accelerator_) {
+        const auto pages = std::make_shared<PageBuffer>(block_bytes_);
+        return {pages, pages->data()};
+    }
+    std::shared_ptr<std::byte> memory = accelerator_->allocate(block_bytes_);
+    accelerator_->zero(memory.get(), block_bytes_);
+    return memory;
 }
 
 std::int64_t KvPool::blocks_available() const {

@@ -9,6 +9,7 @@
 #include <vector>
 
 #include "base/memory.h"
+#include "kernels/accelerator.h"
 #include "kernels/ops.h"
 #include "memory/ledger.h"
 
@@ -32,7 +33,9 @@ class Lender {
 class KvPool {
   public:
     // `lender` is asked when the ledger is full and must outlive the pool.
-    KvPool(const kernels::KvLayout& layout, int layers, std::shared_ptr<Ledger> ledger, Lender& lender);
+    // Blocks are memory of the accelerator where one is given, else of the host.
+    KvPool(const kernels::KvLayout& layout, int layers, std::shared_ptr<Ledger> ledger, Lender& lender,
+           std::shared_ptr<kernels::Accelerator> accelerator = nullptr);
     ~KvPool();
     KvPool(const KvPool&) = delete;
     KvPool& operator=(const KvPool&) = delete;
@@ -44,8 +47,10 @@ class KvPool {
     int references(BlockId block) const;  // 0 for a block that is not in use
     void copy(BlockId from, BlockId to);  // copy on write of a shared, partly filled block
 
-    // All four above and this one throw Error(usage) for a block that is not in use.
+    // All four above and these two throw Error(usage) for a block that is not in use.
     std::byte* layer_data(BlockId block, int layer) const;
+    std::byte* data(BlockId block) const;  // of all layers; one's part is layer_offset() into it
+    std::size_t layer_offset(int layer) const { return layout_.block_bytes() * static_cast<std::size_t>(layer); }
     std::size_t block_bytes() const { return block_bytes_; }  // all layers, whole pages
     int blocks_in_use() const { return in_use_; }
     // Blocks that could be allocated right now without failing, expert slots given up included.
@@ -55,9 +60,11 @@ class KvPool {
 
   private:
     struct Block {
-        PageBuffer memory;
+        std::shared_ptr<std::byte> memory;
         int references = 0;
     };
+    std::shared_ptr<std::byte> zeros() const;  // block_bytes() of them
+    std::shared_ptr<std::byte> find_zeros() const;
     const Block& used(BlockId block) const;
     Block& used(BlockId block) { return const_cast<Block&>(std::as_const(*this).used(block)); }
 
@@ -66,6 +73,7 @@ class KvPool {
     const std::size_t block_bytes_;
     const std::shared_ptr<Ledger> ledger_;
     Lender& lender_;
+    const std::shared_ptr<kernels::Accelerator> accelerator_;
     std::vector<Block> blocks_;      // by id
     std::vector<BlockId> free_ids_;  // of blocks_ without memory
     int in_use_ = 0;

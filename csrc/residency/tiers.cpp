@@ -41,9 +41,10 @@ void Tiers::poll() const {
 
 bool Tiers::wait() const {
     if (has_device()) {
-        const int before = device_.cache->loading();
-        device_.cache->poll();  // what was stuck may find room now, or fail at once
-        if (device_.cache->loading() < before) return true;
+        const int before = host_.loading() + device_.cache->loading();
+        device_.cache
+            ->poll();  // what was stuck may find room now, or fail at once; and what the host reads may be there
+        if (host_.loading() + device_.cache->loading() < before) return true;
     }
     bool any = lanes_ ? lanes_->step() : has_device() && device_.device->wait_any();
     if (!any && !lanes_ && host_.loading() > 0) {

@@ -23,12 +23,14 @@ class SmallDecoder {
     static constexpr int kHidden = 48, kHeads = 4, kKvHeads = 2, kHeadDim = 16, kWidth = 40, kVocab = 70;
     static constexpr int kExperts = 6, kTopK = 3, kMaxRows = 33, kBlocks = 2;
     static constexpr float kEps = 1e-5f, kScale = 0.25f;
-
-    explicit SmallDecoder(quant::Format format, int threads = 1)
+    static constexpr std::size_t kArraysThere = 640 << 10;  // what a device keeps beside experts, at most
+    explicit SmallDecoder(quant::Format format, int threads = 1, engine::RuntimeOptions options = {})
         : toy({.format = format, .layers = 1, .experts = kExperts, .hidden = kHidden, .intermediate = kWidth}),
-          runtime(options(threads)),
+          runtime(complete(std::move(options), threads)),
           pool(runtime.set_kv({kernels::KvType::bf16, kKvHeads, kHeadDim, kHeadDim}, 2)),
-          work({kHidden, kHeads, kKvHeads, kHeadDim, kExperts, kTopK}, kMaxRows) {
+          work({kHidden, kHeads, kKvHeads, kHeadDim, kExperts, kTopK}, kMaxRows, runtime.accelerator()) {
+        if (runtime.accelerator())  // which takes KV blocks itself
+            runtime.device_ledger()->take("arrays", kArraysThere - kBlocks * pool.block_bytes());
         runtime.set_experts(toy.packed(runtime.open_file(toy.packed_path())));
         for (memory::BlockId& block : table) block = pool.allocate();
         for (int layer = 0; layer < 2; ++layer) attention[static_cast<std::size_t>(layer)] = make(layer);
@@ -49,7 +51,8 @@ class SmallDecoder {
     void step(const float* x, int rows, std::span<const std::int64_t> chosen, float* logits) {
         begin(rows);
         runtime.begin_step(rows, {});
-        std::copy_n(x, rows * kHidden, work.arrays().x);
+        std::copy_n(x, rows * kHidden, work.host().x);
+        work.put_x();
         attention[0].run(compute(), pool, work);
         moe.submit(runtime, work);
         moe.wait(runtime, work);
@@ -87,8 +90,7 @@ class SmallDecoder {
     int length = 0;
 
   private:
-    static engine::RuntimeOptions options(int threads) {
-        engine::RuntimeOptions made;
+    static engine::RuntimeOptions complete(engine::RuntimeOptions made, int threads) {
         made.threads = threads;
         made.host_memory = std::size_t{32} << 20;
         return made;
@@ -97,13 +99,28 @@ class SmallDecoder {
     const kernels::Matrix* matrix(int rows, int cols, quant::Format format) {
         const auto scale = quant::is_integer(format) ? quant::ScaleType::f32 : quant::ScaleType::none;
         matrices_.push_back(random_matrix(rows, cols, format, scale, seed_++));
-        return &matrices_.back().matrix;
+        kernels::Matrix& made = matrices_.back().matrix;
+        made.data = reached(made.data, made.spec.bytes());
+        return &made;
     }
     const kernels::Matrix* matrix(int rows, int cols) { return matrix(rows, cols, toy.shape().format); }
 
     layers::Norm norm(int n) {
         norms_.push_back(normal_floats(static_cast<std::size_t>(n), seed_++));
-        return {norms_.back().data(), kEps};
+        return {reached(norms_.back()), kEps};
+    }
+
+    // Where layers reach these bytes.
+    const std::byte* reached(const std::byte* data, std::size_t bytes) {
+        kernels::Accelerator* const there = runtime.accelerator().get();
+        if (!there) return data;
+        copies_.push_back(there->allocate(bytes));
+        there->put(copies_.back().get(), data, bytes);
+        return copies_.back().get();
+    }
+    const float* reached(const std::vector<float>& values) {
+        const auto bytes = std::as_bytes(std::span(values));
+        return reinterpret_cast<const float*>(reached(bytes.data(), bytes.size()));
     }
 
     layers::Attention make(int layer) {
@@ -117,7 +134,7 @@ class SmallDecoder {
                                .rotation = {},
                                .o = matrix(kHidden, kHeads * kHeadDim)};
         norms_.push_back(normal_floats(kHidden, seed_++));
-        matrices_.back().matrix.bias = norms_.back().data();  // that of o
+        matrices_.back().matrix.bias = reached(norms_.back());  // that of o
         if (layer == 0) made.rotation = layers::Rotation{};
         if (layer == 0) made.q_norm = norm(kHeadDim);
         if (layer == 0) made.k_norm = norm(kHeadDim);
@@ -126,6 +143,7 @@ class SmallDecoder {
 
     std::deque<PackedMatrix> matrices_;  // layers point into it
     std::vector<std::vector<float>> norms_;
+    std::vector<std::shared_ptr<std::byte>> copies_;
     unsigned seed_ = 1;
     std::array<std::int64_t, kMaxRows> positions{}, begins{};
     std::array<memory::BlockId, kMaxRows> blocks{};

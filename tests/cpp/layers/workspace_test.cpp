@@ -99,8 +99,8 @@ TEST(Workspace, ItsArraysLieApartWithinTheBytesItSays) {
         spans.emplace_back(reinterpret_cast<std::uintptr_t>(begin),
                            reinterpret_cast<std::uintptr_t>(begin) + 3 * 4 * width);
     spans.emplace_back(reinterpret_cast<std::uintptr_t>(at.ids), reinterpret_cast<std::uintptr_t>(at.ids + 9));
-    spans.emplace_back(reinterpret_cast<std::uintptr_t>(at.every_row),
-                       reinterpret_cast<std::uintptr_t>(at.every_row + 3));
+    spans.emplace_back(reinterpret_cast<std::uintptr_t>(work.host().every_row),
+                       reinterpret_cast<std::uintptr_t>(work.host().every_row + 3));
     std::sort(spans.begin(), spans.end());
     for (std::size_t i = 0; i < spans.size(); ++i) {
         EXPECT_EQ(spans[i].first % 64, 0u);
