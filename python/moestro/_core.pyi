@@ -20,6 +20,7 @@ POLICIES: tuple[str, ...]  # "lru", "lfu", "lrfu", "score", "shallow", "static",
 PREDICTORS: tuple[str, ...]
 READERS: tuple[str, ...]  # "io_uring", "threads"
 KV_BLOCK: int  # 64
+KV_SEGMENT: int  # 512
 
 def kept_units(unit_bytes: Sequence[int], keep_bytes: int) -> list[bool]: ...
 def isa_tables() -> list[dict[str, Any]]:
@@ -181,6 +182,17 @@ class EmulatedMachine:
         no_pinning: bool = False,
     ) -> None: ...
 
+class CudaMachine:
+    """A CUDA device, and whether it computes the trunk beside experts."""
+
+    def __init__(self, *, ordinal: int = 0, trunk: bool = False, work: int = 67108864) -> None:
+        """work: bytes of device_memory for what launches need themselves; with less some go in parts or are refused."""
+
+def cuda_info() -> dict[str, Any]:
+    """What there is of CUDA: built (with it), driver and runtime (1000 * major + 10 * minor), devices (dicts of name,
+    compute_capability, multiprocessors, integrated, bus, total and free bytes, missing), and missing: why none can be
+    used, in a sentence; empty where one can. Never raises."""
+
 class Runtime:
     def __init__(
         self,
@@ -209,6 +221,7 @@ class Runtime:
         device_memory: int = 0,  # bytes, hard; 0: experts stay off the device
         copies: str = "inclusive",  # "inclusive" | "exclusive"
         schedule: str = "hybrid",  # a planner, "device" or "auto"
+        cuda: CudaMachine | None = None,  # device_memory is taken there at once
     ) -> None: ...
     @property
     def virtual_time(self) -> bool: ...
@@ -216,6 +229,8 @@ class Runtime:
     def compute(self) -> Compute: ...
     @property
     def ledger(self) -> Ledger: ...
+    @property
+    def device_ledger(self) -> Ledger: ...  # None without a device
     def open_file(self, path: str) -> int: ...
     def load_matrix(
         self,
@@ -327,6 +342,8 @@ class Runtime:
     def info(self) -> dict[str, Any]: ...  # isa, math, threads, reader, depth, registered_bytes, file_mode, refused
     def schedule(self) -> str:
         """Who decides what the device computes, and why; empty without a device."""
+    def reserve_rows(self, rows: int, top_k: int, hidden: int) -> None:
+        """Takes memory of a device that computes the trunk for what experts of so many rows leave there."""
     def resize(self, host_memory: int | None = None, device_memory: int | None = None) -> None:
         """Other budgets from now on, between steps. Raises BudgetError, and nothing changed, where that cannot be."""
     def check_integrity(self) -> None: ...
@@ -438,11 +455,12 @@ def belady_misses(record: RoutingRecord, slots: Sequence[int], first_step: int =
 class Workspace:
     """The arrays and scratch of a step. One thread at a time; a second one gets UsageError."""
 
-    def __init__(self, *, max_rows: int, **sizes: Any) -> None:
-        """For steps of up to `max_rows` rows. sizes: hidden, heads, kv_heads, head_dim; experts, top_k (the most of any
-        layer, 0 where there are none). And what only some models need: value_dim (else head_dim); rotary_halves, of
-        every rotary embedding half of the dimensions it turns (else one, over the whole head); wide, narrow, by_head,
-        shared, weighed, pre_gated, query_factors, which csrc/layers/workspace.h explains. Raises UsageError for others.
+    def __init__(self, *, max_rows: int, runtime: Runtime | None = None, **sizes: Any) -> None:
+        """For steps of up to `max_rows` rows, computed where the runtime's `compute` does (None: the processor). sizes:
+        hidden, heads, kv_heads, head_dim; experts, top_k (the most of any layer, 0 where there are none). And what only
+        some models need: value_dim (else head_dim); rotary_halves, of every rotary embedding half of the dimensions it
+        turns (else one, over the whole head); wide, narrow, by_head, shared, weighed, pre_gated, query_factors, which
+        csrc/layers/workspace.h explains. Raises UsageError for others.
         """
     def begin(
         self,
@@ -455,11 +473,16 @@ class Workspace:
     ) -> None:
         """A step begins. Places as for `attention` and `kv_append`; rotary: of every rotary embedding, inv_freq as for
         `rope_table`, and its factor. All are copied."""
+    def reserve(self, logits: int, blocks: int) -> None:
+        """Takes a device's memory for so many logits and entries of block tables now; does nothing without one."""
     def trace_to(self, runtime: Runtime) -> None:
         """Calls on layers are recorded in that runtime's trace from now on."""
     @property
     def x(self) -> F32:
-        """[rows, hidden]: the residual stream, a view; contents are undefined after `begin`."""
+        """[rows, hidden]: the residual stream, a view; contents are undefined after `begin`. Where layers compute on a
+        device it is what the step begins with."""
+    def put_x(self) -> None:
+        """`x` was written: brings it to where layers compute. Does nothing where that is here."""
     @property
     def ids(self) -> I32:
         """[rows, top_k]: the experts of the layer that routed last, best first, a view; top_k is 0 before any did."""
@@ -469,6 +492,12 @@ class Workspace:
     @staticmethod
     def nbytes(*, max_rows: int, **sizes: Any) -> int:
         """Of the arrays, for the sizes of the constructor; kernels' scratch comes on top (see below)."""
+    @staticmethod
+    def nbytes_there(*, max_rows: int, blocks: int, **sizes: Any) -> int:
+        """The same in a device's memory, tables of `blocks` KV blocks included."""
+    @staticmethod
+    def nbytes_beside(*, max_rows: int, **sizes: Any) -> int:
+        """And in the host's beside them."""
 
 # A norm is the weight of an RMS norm, or (weight, bias or None) of a layer norm; None is no norm.
 Norm = F32 | tuple[F32, F32 | None] | None

@@ -10,7 +10,7 @@ import os
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from moestro.device_names import parse_device
+from moestro.device_names import CudaDevice, parse_device
 from moestro.errors import UsageError
 from moestro.stream_shape import parse_stream
 from moestro.units import format_bytes, parse_bytes
@@ -23,6 +23,7 @@ PREDICTORS = ("none", "auto", "next_gate", "impact", "transition", "activation",
 LEARNT_PREDICTORS = ("transition", "activation", "path")
 COPIES = ("inclusive", "exclusive")
 SCHEDULES = ("hybrid", "greedy_01", "static", "on_demand", "cpu", "device", "auto")
+TRUNKS = ("auto", "device", "cpu")
 VERIFY_MODES = ("first", "always", "never")
 IO_MODES = ("auto", "direct", "cached")
 IO_ENGINES = ("auto", "io_uring", "threads")
@@ -42,6 +43,7 @@ __all__ = [
     "POLICIES",
     "PREDICTORS",
     "SCHEDULES",
+    "TRUNKS",
     "VERIFY_MODES",
     "EngineConfig",
     "SamplingParams",
@@ -72,7 +74,8 @@ class EngineConfig:
     io_depth: int | None = None  # reads in flight; None: the engine's default, or the trial's
     stream: str = "auto"  # how weights that do not fit pass through memory: "auto", "off" (they must fit), a name
     device: str = "cpu"  # or "emulated:memory=2GiB,...": moestro.device_names
-    device_memory: int | str = "auto"  # bytes for experts on the device; "auto": all that it has
+    device_memory: int | str = "auto"  # bytes that the device gives; "auto": all that it has, or has free
+    trunk: str = "auto"  # what computes all but experts: TRUNKS; "auto": a CUDA device, where it fits there
     device_copies: str = "inclusive"  # whether host memory keeps experts that the device has: COPIES
     schedule: str = "hybrid"  # who decides what the device computes: SCHEDULES
     math: str = "exact"  # "fast": bf16 weights take activations rounded to bf16, where the CPU has AVX512_BF16
@@ -124,7 +127,10 @@ class EngineConfig:
     def _check_device(self) -> None:
         _one_of("device_copies", self.device_copies, COPIES)
         _one_of("schedule", self.schedule, SCHEDULES)
+        _one_of("trunk", self.trunk, TRUNKS)
         device = parse_device(self.device)
+        if self.trunk == "device" and not isinstance(device, CudaDevice):
+            raise UsageError(f"trunk: device {self.device!r} computes no trunk; 'device' needs device='cuda'")
         if self.device_memory != "auto":
             asked = parse_bytes(self.device_memory, "device_memory ('auto' or a size)")
             object.__setattr__(self, "device_memory", asked)

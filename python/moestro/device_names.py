@@ -1,5 +1,7 @@
-"""What `device=` may say: "cpu", or a machine with a device that is emulated.
+"""What `device=` may say: "cpu", a CUDA device, or a machine with a device that is emulated.
 
+    cuda
+    cuda:1
     emulated:memory=2GiB
     emulated:memory=2GiB,machine=a6000-xeon,link=16GB/s,latency=10us
 
@@ -15,9 +17,15 @@ from dataclasses import dataclass
 from moestro.errors import UsageError
 from moestro.units import parse_bytes
 
+CUDA = "cuda"
 EMULATED = "emulated"
 _TIME = re.compile(r"(\d+(?:\.\d+)?)(ns|us|ms)", re.ASCII)
 _TO_US = {"ns": 1e-3, "us": 1.0, "ms": 1e3}
+
+
+@dataclass(frozen=True)
+class CudaDevice:
+    ordinal: int = 0  # among the devices that the driver shows
 
 
 @dataclass(frozen=True)
@@ -33,13 +41,19 @@ class EmulatedDevice:
     ssd: float | None = None
 
 
-def parse_device(text: str) -> EmulatedDevice | None:
+def parse_device(text: str) -> CudaDevice | EmulatedDevice | None:
     """None for "cpu". Raises UsageError naming what cannot be read."""
     if text == "cpu":
         return None
-    name, _, settings = text.partition(":")
+    name, colon, settings = text.partition(":")
+    if name == CUDA and (not colon or (settings.isascii() and settings.isdigit())):
+        return CudaDevice(int(settings or 0))
     if name != EMULATED:
-        raise UsageError(f"device: expected 'cpu' or 'emulated:memory=2GiB,...', got {text!r}")
+        raise UsageError(f"device: expected 'cpu', 'cuda', 'cuda:1' or 'emulated:memory=2GiB,...', got {text!r}")
+    return _emulated(settings)
+
+
+def _emulated(settings: str) -> EmulatedDevice:
     values: dict[str, str] = {}
     for word in filter(None, settings.split(",")):
         key, equals, value = word.partition("=")

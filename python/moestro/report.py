@@ -31,6 +31,7 @@ class Report:
     experts: int  # of all layers
     expert_slots: int  # experts that fit the budget while the KV is small
     device: str
+    device_facts: dict[str, Any] | None  # of a CUDA device: its memory, where that number comes from, and the trunk
     device_memory: int  # bytes for experts on the device; 0: they stay off it
     device_copies: str
     device_slots: int  # experts that fit there
@@ -82,6 +83,9 @@ class Report:
         if self.stream:
             yield self.stream
         yield f"context: {self.max_model_len} tokens, KV in {self.kv_dtype}"
+        if self.device_facts is not None:
+            trunk = "the whole model computes there" if self.device_facts["trunk"] else "the trunk is on the processor"
+            yield f"{self.device}: memory {self.device_facts['source']}; {self.device_facts['context']}; {trunk}"
         yield (
             f"compute: {self.device}, {self.isa} kernels, {self.threads} threads, "
             f"prefill in steps of {self.prefill_chunk} rows"

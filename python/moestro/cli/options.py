@@ -69,10 +69,14 @@ class EngineOptions:
         ),
     ] = "auto"
     device: Annotated[
-        str, typer.Option(help="cpu, or emulated:memory=2GiB,machine=a6000-xeon,...", rich_help_panel=_ENGINE)
+        str, typer.Option(help="cpu, cuda, cuda:1, or emulated:memory=2GiB,machine=...", rich_help_panel=_ENGINE)
     ] = "cpu"
     device_memory: Annotated[
-        str, typer.Option(help="For experts on the device: a size, or auto.", rich_help_panel=_ENGINE)
+        str, typer.Option(help="What the device gives: a size, or auto.", rich_help_panel=_ENGINE)
+    ] = "auto"
+    trunk: Annotated[
+        str,
+        typer.Option(help="What computes all but experts: device (cuda), cpu, auto.", rich_help_panel=_ENGINE),
     ] = "auto"
     device_copies: Annotated[
         str,

@@ -93,12 +93,13 @@ def replay(
 
 
 def _platform(trace: RoutingTrace, machine: str, model: str | None) -> Platform:
-    from moestro.device_names import EMULATED, parse_device
+    from moestro.device_names import EMULATED, EmulatedDevice, parse_device
     from moestro.models.emulated import emulated_machine
     from moestro.trace.machines import MODELS, read_machine
     from moestro.trace.replays import Platform
 
-    device = parse_device(machine) if machine.startswith(EMULATED) else None
+    named = parse_device(machine) if machine.startswith(EMULATED) else None
+    device = named if isinstance(named, EmulatedDevice) else None
     if machine == _RECORDED:
         if model is not None:
             raise UsageError("--model: a recorded machine goes with the recorded model; name another --machine")

@@ -15,7 +15,7 @@ from moestro.layers.embedding import Embedding
 from moestro.models.halves import AttentionHalf, look_ahead, make_attention, make_feed_forward, make_head
 from moestro.models.resident import ResidentWeights
 from moestro.models.rotary import Rotary, query_factors
-from moestro.models.spec import ModelSpec
+from moestro.models.spec import ModelSpec, MoeSpec
 from moestro.models.step import Segment, StepBatch, accepted_counts, block_places, checked_segments
 from moestro.models.work_sizes import make_workspace, rotary_dims
 
@@ -57,8 +57,17 @@ class Decoder:
         ]
         look_ahead([layer.feed_forward for layer in self._layers if isinstance(layer.feed_forward, _core.MoeLayer)])
         self._head = make_head(runtime, spec, weights)
-        self.workspace = make_workspace(spec, max_rows)  # its contents belong to the step under way
+        self.workspace = make_workspace(spec, max_rows, runtime)  # its contents belong to the step under way
         self._open: tuple[Segment, ...] = ()  # segments of a step with tentative rows, until finish or abort
+
+    def reserve(self, blocks: int) -> None:
+        """On a device that computes the whole model: takes what its largest step needs there while there is room, with
+        `blocks` entries of block tables. The plan has counted it.
+        """
+        self.workspace.reserve(self.max_logit_rows * self.spec.vocab_size, blocks)
+        if moe := [layer.mlp for layer in self.spec.layers if isinstance(layer.mlp, MoeSpec)]:
+            top_k = max(mlp.num_experts_per_tok for mlp in moe)
+            self._runtime.reserve_rows(self.max_rows, top_k, self.spec.hidden_size)
 
     def forward(self, batch: StepBatch) -> F32:
         """Runs one step and returns logits [len(batch.logit_rows), vocab], a new array.
@@ -129,6 +138,7 @@ class Decoder:
         self._embedding(batch.token_ids, work.x)
         if self._embedding_multiplier != 1:
             np.multiply(work.x, self._embedding_multiplier, out=work.x)
+        work.put_x()
         if self._streamed:
             self._run_streamed(work)
         else:

@@ -9,16 +9,14 @@ from typing import Any
 from moestro import knobs
 from moestro._core import KvPool, LaneCosts, Runtime
 from moestro.config import EngineConfig
-from moestro.device_names import parse_device
-from moestro.errors import UsageError
+from moestro.device_names import CudaDevice, parse_device
 from moestro.models.decoder import Decoder
-from moestro.models.emulated import emulate
+from moestro.models.device import take_device
 from moestro.models.foresight import look_back
 from moestro.models.opening import OpenedModel, open_model
 from moestro.models.resident import Progress, load_resident
 from moestro.models.spec import ModelSpec, MoeSpec
 from moestro.plan.costs import expert_costs
-from moestro.plan.footprint import Footprint
 from moestro.plan.io_choice import choose_io
 from moestro.plan.memory import MemoryPlan, plan_memory
 from moestro.threads import default_threads
@@ -54,7 +52,14 @@ def load_model(
     threads = config.threads or default_threads()
     footprint = opened.footprint()
     foresight = look_back(opened.spec, config)
-    plan = plan_memory(footprint, config, threads, text, foresight.nbytes)
+    machine = take_device(config, footprint, opened.spec, opened.directory)
+    plan = plan_memory(footprint, config, threads, text, foresight.nbytes, there=machine.trunk)
+    if machine.trunk:
+        machine = machine.with_room(footprint, plan, config)
+        if not machine.trunk:  # it does not fit, and need not
+            plan = plan_memory(footprint, config, threads, text, foresight.nbytes)
+    if not machine.trunk:
+        machine = machine.with_launches(footprint, plan.prefill_chunk)
     usual_read = footprint.record or max(footprint.units)
     io = choose_io(config, opened.files(), usual_read, plan.budget // 4)
     runtime = Runtime(
@@ -77,15 +82,21 @@ def load_model(
         record_ahead=config.record_ahead,
         expert_slots=config.expert_slots,
         trace_events=config.trace_events,
-        **_device(opened, config, footprint),
+        **machine.options(config),
     )
     try:
         runtime.ledger.take("text", text)
         for line in plan.lines:
             if line.name in ("predictor", "routing record"):
                 runtime.ledger.take(line.name, line.nbytes)
+        if machine.plan is not None:
+            runtime.device_ledger.take("arrays", machine.plan.of("arrays"))
         loaded = _load(opened, config, plan, runtime, progress)
+        if machine.plan is not None:
+            loaded.decoder.reserve(machine.plan.blocks)
         loaded.facts["io_choice"] = io.why
+        loaded.facts["refused"] += machine.refused
+        loaded.facts["device_facts"] = machine.facts()
         return loaded
     except BaseException:
         runtime.close()
@@ -118,25 +129,11 @@ def _load(
 
 def _costs(opened: OpenedModel, config: EngineConfig, threads: int) -> LaneCosts:
     """What an expert costs here, where somebody counts with it."""
-    if config.prefetch == "none" or not opened.expert_formats:
+    counts = config.prefetch != "none" or isinstance(parse_device(config.device), CudaDevice)
+    if not counts or not opened.expert_formats:
         return LaneCosts()
     format = opened.expert_formats.partition("+")[0]
     return expert_costs(opened.footprint(), format, threads, sorted(opened.files())).lanes()
-
-
-def _device(opened: OpenedModel, config: EngineConfig, footprint: Footprint) -> dict[str, Any]:
-    device = parse_device(config.device)
-    if device is None:
-        return {}
-    memory = device.memory if config.device_memory == "auto" else int(config.device_memory)
-    if not footprint.records:
-        raise UsageError(f"device: a device takes experts, and {opened.directory} has none; leave device at 'cpu'")
-    return {
-        "emulated": emulate(device, opened.spec, list(footprint.record_sizes)),
-        "device_memory": memory,
-        "copies": config.device_copies,
-        "schedule": config.schedule,
-    }
 
 
 def _no_fast_math(opened: OpenedModel, config: EngineConfig) -> list[str]:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from moestro._core import Workspace
+from moestro._core import Runtime, Workspace
 from moestro.models.spec import ModelSpec, MoeSpec
 
 
@@ -40,6 +40,6 @@ def rotary_dims(spec: ModelSpec) -> list[int]:
     return [rope.rotary_dim or whole for rope in spec.ropes]
 
 
-def make_workspace(spec: ModelSpec, max_rows: int) -> Workspace:
+def make_workspace(spec: ModelSpec, max_rows: int, runtime: Runtime) -> Workspace:
     """What the steps of a model compute in. `work_bytes` of the memory plan counts it."""
-    return Workspace(max_rows=max_rows, **work_sizes(spec))
+    return Workspace(max_rows=max_rows, runtime=runtime, **work_sizes(spec))

@@ -1,7 +1,6 @@
 """What this machine offers moestro, for `moestro doctor`: every fact is active, or refused with its reason.
 
-Nothing is imported or started that a run would not: torch's version is read from its metadata, CUDA is looked for as a
-file.
+Nothing is imported or started that a run would not: torch's version is read from its metadata.
 """
 
 from __future__ import annotations
@@ -13,6 +12,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
+from typing import Any
 
 from moestro import core, knobs
 from moestro.errors import MoestroError
@@ -71,7 +71,7 @@ def inspect_machine(*, disk: Path | None = None, measure: bool = True, root: Pat
         instruction_sets=instruction_sets(),
         fast_math=fast_math(),
         memory=(_or_reason("automatic budget", lambda: automatic_budget(root).source), locked_memory()),
-        devices=(Fact("cpu", True, f"{threads} threads by default"), cuda(root)),
+        devices=(Fact("cpu", True, f"{threads} threads by default"), *cuda(root)),
         settings=settings(os.environ),
         versions=_versions(),
         memory_rate=_memory(threads) if measure else None,
@@ -134,11 +134,26 @@ def locked_memory() -> Fact:
     )
 
 
-def cuda(root: Path = _ROOT) -> Fact:
-    """Never active: this version computes on the CPU. Says whether a driver is there."""
+def cuda(root: Path = _ROOT) -> tuple[Fact, ...]:
+    """Every device that the driver shows, or one fact that says why there is none."""
+    info = core.cuda_info()
+    facts = [
+        Fact(f"cuda:{number}", not device["missing"], _device(device)) for number, device in enumerate(info["devices"])
+    ]
+    if not info["missing"]:
+        return tuple(facts)
     found = next((folder for folder in _LIBRARY_FOLDERS if (root / folder / _DRIVER_LIBRARY).exists()), None)
     driver = f"an NVIDIA driver is installed (/{found}/{_DRIVER_LIBRARY})" if found else "no NVIDIA driver was found"
-    return Fact("cuda", False, f"not built: this version computes on the CPU; {driver}")
+    return (*facts, Fact("cuda", False, f"{info['missing']} ({driver})"))
+
+
+def _device(device: Mapping[str, Any]) -> str:
+    major, minor = device["compute_capability"]
+    what = (
+        f"{device['name']}, compute capability {major}.{minor}, {device['multiprocessors']} multiprocessors,"
+        f" {format_bytes(device['free'])} of {format_bytes(device['total'])} free, PCIe {device['bus']}"
+    )
+    return f"{what}: {device['missing']}" if device["missing"] else what
 
 
 def settings(environment: Mapping[str, str]) -> tuple[Fact, ...]:

@@ -82,18 +82,21 @@ class MemoryPlan:
         return " + ".join(f"{line.name} {format_bytes(line.nbytes)} ({line.meaning})" for line in self.lines)
 
 
-def plan_memory(model: Footprint, config: EngineConfig, threads: int, text: int = 0, predictor: int = 0) -> MemoryPlan:
+def plan_memory(
+    model: Footprint, config: EngineConfig, threads: int, text: int = 0, predictor: int = 0, *, there: bool = False
+) -> MemoryPlan:
     """Plans `config.host_memory` for a model; text, predictor: bytes of its tokenizer, and of what foresees routing.
+    there: a device computes the trunk and keeps its weights and the KV, which then only pass through.
 
     Raises BudgetError, with the sum and what is missing, when the budget cannot hold the least; UsageError for a
     max_model_len beyond the model's.
     """
     shape = parse_stream(config.stream)
     held = _held(model, config, text, predictor)
-    needs = _Needs(model, config, threads, held, shape)
+    needs = _Needs(model, config, threads, held, shape, there)
     first = 1 if config.prefill_chunk == "auto" else int(config.prefill_chunk)
     budget, source = _budget(config, needs.total(first, needs.tokens))
-    if budget < needs.total(first, needs.tokens) and config.stream == "auto":
+    if budget < needs.total(first, needs.tokens) and config.stream == "auto" and not there:
         streamed = _Needs(model, config, threads, held, StreamShape())
         if streamed.total(first, streamed.tokens) < needs.total(first, needs.tokens):
             needs = streamed
@@ -139,14 +142,16 @@ class _Needs:
         threads: int,
         held: tuple[PlanLine, ...],
         shape: StreamShape | None,
+        there: bool = False,
     ) -> None:
-        """shape: of the layer stream; None keeps the trunk in memory."""
+        """shape: of the layer stream; None keeps the trunk in memory. there: in a device's."""
         limit = config.max_model_len
         if limit is not None and limit > model.max_len:
             raise UsageError(f"max_model_len: got {limit}; {model.max_len_reason}")
         self._model = model
         self._threads = threads
         self._shape = shape
+        self._there = there
         self._held = held
         self._device = config.device != "cpu" and config.device_memory != 0
         self._ahead = MOST_AHEAD if config.prefetch != "none" else config.record_ahead
@@ -168,8 +173,12 @@ class _Needs:
             *self._held,
             PlanLine("staging", self._staging(), "reads on their way"),
             PlanLine("scratch", scratch, f"steps of {chunk} row{'s' if chunk > 1 else ''}"),
-            PlanLine("kv", -(-self.tokens // core.KV_BLOCK) * self.block, f"{self.tokens} tokens"),
+            *(() if self._there else (PlanLine("kv", self.kv_bytes, f"{self.tokens} tokens"),)),
         )
+
+    @property
+    def kv_bytes(self) -> int:
+        return -(-self.tokens // core.KV_BLOCK) * self.block
 
     def _work(self, chunk: int, longest: int) -> int:
         streamed = self._shape is not None
@@ -182,9 +191,13 @@ class _Needs:
             streamed=streamed,
             ahead=self._ahead,
             device=self._device,
+            there=self._there,
         )
 
     def _trunk_lines(self) -> tuple[PlanLine, ...]:
+        if self._there:
+            passing = self._model.small + max(self._model.units)
+            return (PlanLine("trunk", passing, "norms and biases, and one part at a time on its way to the device"),)
         if self._shape is None:
             return (PlanLine("trunk", self._model.trunk, "all weights but experts"),)
         window, slot = self._shape.window, max(self._model.units)

@@ -77,7 +77,7 @@ def test_token_ids_and_stop(talker):
         (("--format", "q3"), "expected one of auto, f32, bf16, q8, q4; got 'q3'"),
         (("--prefill-chunk", "some"), "prefill_chunk"),
         (("--top-p", "3"), "top_p"),
-        (("--device", "cuda"), "device: expected 'cpu' or 'emulated"),
+        (("--device", "gpu"), "device: expected 'cpu', 'cuda'"),
     ],
 )
 def test_wrong_options_are_one_message(talker, options, words):

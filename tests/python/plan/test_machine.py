@@ -9,6 +9,7 @@ import resource
 import subprocess
 import sys
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -72,14 +73,42 @@ def test_locked_memory_is_judged_against_the_staging(monkeypatch: pytest.MonkeyP
         assert machine.locked_memory().active is active
 
 
-def test_cuda_is_never_active_and_says_whether_a_driver_is_there(tmp_path: Path) -> None:
-    assert "no NVIDIA driver" in machine.cuda(tmp_path).detail
+def cuda_found(missing: str = "", *devices: dict[str, Any]) -> dict[str, Any]:
+    return {"built": True, "driver": 13000, "runtime": 13000, "devices": list(devices), "missing": missing}
+
+
+def test_without_cuda_the_reason_is_said_and_whether_a_driver_is_there(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(core, "cuda_info", lambda: cuda_found("built without CUDA"))
+    (fact,) = machine.cuda(tmp_path)
+    assert not fact.active
+    assert "built without CUDA (no NVIDIA driver" in fact.detail
     library = tmp_path / "usr/lib64/libcuda.so.1"
     library.parent.mkdir(parents=True)
     library.touch()
-    found = machine.cuda(tmp_path)
-    assert not found.active
-    assert "/usr/lib64/libcuda.so.1" in found.detail
+    (fact,) = machine.cuda(tmp_path)
+    assert "/usr/lib64/libcuda.so.1" in fact.detail
+
+
+def test_cuda_devices_are_described(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    device = {
+        "name": "NVIDIA X",
+        "compute_capability": (9, 0),
+        "multiprocessors": 132,
+        "integrated": False,
+        "bus": "0000:01:00.0",
+        "total": 80 << 30,
+        "free": 79 << 30,
+        "missing": "",
+    }
+    old = {**device, "compute_capability": (6, 1), "missing": "older than compute capability 7.5"}
+    monkeypatch.setattr(core, "cuda_info", lambda: cuda_found("", device, old))
+    good, refused = machine.cuda(tmp_path)
+    assert good.active
+    assert "NVIDIA X, compute capability 9.0, 132" in good.detail and "79" in good.detail
+    assert not refused.active
+    assert "7.5" in refused.detail
 
 
 def test_a_machine_that_tells_nothing_is_described_all_the_same(tmp_path: Path) -> None:

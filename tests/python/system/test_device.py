@@ -180,7 +180,8 @@ def test_what_is_running_is_said() -> None:
 @pytest.mark.parametrize(
     ("settings", "error", "words"),
     [
-        ({"device": "cuda"}, UsageError, "expected 'cpu' or 'emulated"),
+        ({"device": "gpu"}, UsageError, "expected 'cpu', 'cuda'"),
+        ({"trunk": "device"}, UsageError, "computes no trunk"),
         ({"device": "emulated"}, UsageError, "needs a size"),
         ({"device": "emulated:memory=1GiB,colour=red"}, UsageError, "colour"),
         ({"device": "emulated:memory=1GiB,link=fast"}, UsageError, "link"),
