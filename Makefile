@@ -89,7 +89,7 @@ symbols: cpp-dev
 
 # --- sources ---------------------------------------------------------------------------------------------------------
 cpp-lint: $(STAMPS)/dev
-	find csrc tests/cpp bench -name '*.h' -o -name '*.inl' -o -name '*.cpp' | xargs $(BIN)/clang-format --dry-run -Werror
+	find csrc tests/cpp bench -name '*.h' -o -name '*.inl' -o -name '*.cpp' -o -name '*.cu' -o -name '*.cuh' | xargs $(BIN)/clang-format --dry-run -Werror
 
 py-lint: $(STAMPS)/dev
 	$(BIN)/ruff check .

@@ -2,7 +2,7 @@
 
     python tools/check_layers.py [ROOT]
 
-Scans csrc/**/*.{h,inl,cpp} and python/moestro/**/*.py below ROOT (default: this checkout). Prints one line per
+Scans csrc/**/*.{h,inl,cpp,cu,cuh} and python/moestro/**/*.py below ROOT (default: this checkout). Prints one line per
 violation and exits 1 when there is any. The two tables below are the whole rule; a new folder is one line in them.
 """
 
@@ -80,7 +80,7 @@ def upward(source: str, target: str, rank: dict[str, int]) -> str | None:
 def check_cpp(root: Path) -> Iterator[str]:
     rank = ranks(CPP_LEVELS)
     csrc = root / "csrc"
-    for path in sorted(p for p in csrc.rglob("*") if p.suffix in {".h", ".inl", ".cpp"}):
+    for path in sorted(p for p in csrc.rglob("*") if p.suffix in {".h", ".inl", ".cpp", ".cu", ".cuh"}):
         source = path.relative_to(csrc).parts[0]
         for number, line in enumerate(path.read_text(encoding="utf-8").splitlines(), 1):
             match = INCLUDE.match(line)
