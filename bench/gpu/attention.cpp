@@ -76,6 +76,7 @@ class AttentionRun {
         launch.job.block_tables = tables_.data() + static_cast<std::size_t>(first) * sequences_.blocks();
         launch.most_segments = segments_;
         launch.states = states_.data();
+        launch.state_floats = cuda::attention_floats(kLayout, kHeads, rows_, segments_);
         check(cuda::attention(launch, setting_.stream.get()), "launch attention");
     }
     // The first row against the processor's.

@@ -37,11 +37,13 @@ void gate_and_up(const Table& table, const Activations& x, const ExpertJob& job,
             table.panel[static_cast<std::size_t>(matrix.spec.format)](call_of(matrix, out, lane, first, last));
     };
     const quant::Format format = job.mlp.gate.spec.format;
-    const auto two = format == job.mlp.up.spec.format ? table.two_panels[static_cast<std::size_t>(format)] : nullptr;
+    const bool alike = format == job.mlp.up.spec.format;
     const auto gated = table.gated[static_cast<std::size_t>(job.mlp.kind)];
-    for (int first = row_begin; first < row_end; first += kRowsAtOnce) {
-        const int last = std::min(first + kRowsAtOnce, row_end);
-        if (two && last - first == 1) {
+    const auto tiles = static_cast<int>(ceil_div(row_end - row_begin, kRowsAtOnce));
+    for (int tile = 0; tile < tiles; ++tile) {
+        const int first = row_begin + (row_end - row_begin) * tile / tiles;
+        const int last = row_begin + (row_end - row_begin) * (tile + 1) / tiles;
+        if (const auto two = alike ? two_panels(table, format, last - first) : nullptr) {
             for (int lane = begin; lane < end; lane += job.mlp.gate.spec.panel_rows())
                 two(call_of(job.mlp.gate, gate, lane, first, last), call_of(job.mlp.up, up, lane, first, last));
         } else {

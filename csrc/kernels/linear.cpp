@@ -119,7 +119,7 @@ void run_panels(const Table& table, const Matrix& weight, const Activations& x, 
         return call;
     };
     int panel = piece.panel_begin;
-    if (const auto two = table.two_panels[format]; two && piece.row_end - piece.row_begin == 1) {
+    if (const auto two = two_panels(table, weight.spec.format, piece.row_end - piece.row_begin)) {
         const int half = (piece.panel_end - panel) / 2;
         for (; panel < piece.panel_begin + half; ++panel) two(call_of(panel), call_of(panel + half));
         panel += half;

@@ -21,6 +21,12 @@ void check_linear(const Table& table, const Matrix& weight, const Activations& x
 PanelCall panel_call(const Matrix& weight, const Activations& x, const RowRange& range, int panel, int row_begin,
                      int row_end);
 
+// What takes two panels of `format` through `rows` rows at once, or null where one at a time is faster.
+inline auto two_panels(const Table& table, quant::Format format, int rows) {
+    const bool faster = rows >= table.two_from && rows <= table.two_to;
+    return faster ? table.two_panels[static_cast<std::size_t>(format)] : nullptr;
+}
+
 // Computes a piece of `weight`. y: outputs of the piece's first row, `ldy` floats before those of the next.
 void run_panels(const Table& table, const Matrix& weight, const Activations& x, const RowRange& range,
                 const Pieces::Piece& piece, float* y, std::int64_t ldy);

@@ -77,9 +77,10 @@ struct SegmentCall {
 struct Table {
     // By quant::Format.
     void (*panel[4])(const PanelCall& call);
-    // The same for two panels of a format at once, of equal columns and over the same single row: two streams of memory
-    // instead of one. Null where that is not faster.
+    // The same for two panels of a format at once, of equal columns and over the same rows. Null where that is never
+    // faster; it is for two_from to two_to rows.
     void (*two_panels[4])(const PanelCall& one, const PanelCall& other);
+    int two_from, two_to;
 
     // One row of activations to int8 codes (padded with zeros), scales and sums of codes per group of 32. Returns false
     // when an element is not finite.

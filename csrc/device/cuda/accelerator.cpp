@@ -238,8 +238,8 @@ class CudaAccelerator final : public kernels::Accelerator {
     }
     void attention(const kernels::AttentionJob& job, std::size_t offset, std::int64_t most_segments) override {
         on_gpu::AttentionLaunch launch{.job = job, .offset = offset, .most_segments = most_segments};
-        const std::size_t floats = on_gpu::attention_floats(job.layout, job.heads, job.rows, most_segments);
-        launch.states = reinterpret_cast<float*>(room(states_, floats * sizeof(float)));
+        launch.state_floats = on_gpu::attention_floats(job.layout, job.heads, job.rows, most_segments);
+        launch.states = reinterpret_cast<float*>(room(states_, launch.state_floats * sizeof(float)));
         launched(on_gpu::attention(launch, entered()), "attention");
     }
 

@@ -10,11 +10,12 @@ namespace moestro::kernels {
 
 namespace {
 
-constexpr int kFloatRows = 3;       // rows that share a load of an f32 weight: 12 of the 16 registers accumulate
-constexpr int kHalfRows = 2;        // and of a bf16 weight: widened, those need registers of their own
-constexpr int kHalfPanelRows = 6;   // rows that share a load of half a panel, where there are many
-constexpr int kPrefetchBytes = 0;   // how far ahead of the weights to prefetch
-constexpr bool kTwoStreams = true;  // whether two panels at once stream faster than one after the other
+constexpr int kFloatRows = 3;      // rows that share a load of an f32 weight: 12 of the 16 registers accumulate
+constexpr int kHalfRows = 2;       // and of a bf16 weight: widened, those need registers of their own
+constexpr int kHalfPanelRows = 6;  // rows that share a load of half a panel, where there are many
+// Two panels together are two streams of memory, which feed one row faster. More rows find no registers for both.
+constexpr int kPairsFrom = 1, kPairsTo = 1;
+constexpr bool kFloatPairs = true;  // whether panels of floats, too
 constexpr int kKeyVectors = 1;      // vectors of keys scored together
 constexpr int kValueVectors = 1;    // vectors of output elements summed together
 constexpr int kQueryRun = 6;        // queries that share a load of a key or value
@@ -227,7 +228,8 @@ inline __m256i load_bytes(const std::byte* at) {
 // maddubs wants one unsigned operand and saturates at 16 bits: |w| <= 127 times x with w's sign keeps a pair of
 // products within 2 * 127 * 127 = 32258.
 struct Q8 {
-    static constexpr int kRows = 3, kGroupBytes = 512, kQuads = 8;
+    static constexpr int kRows[] = {3, 1};  // that share a load of one panel, of two
+    static constexpr int kGroupBytes = 512, kQuads = 8;
     struct Quad {
         __m256i low, high, low_magnitude, high_magnitude;
     };
@@ -270,7 +272,8 @@ struct NibbleDot {
 
 // A group with its codes + 8 spread to bytes: 4 consecutive k of 16 rows every 64 bytes.
 struct Q4Bytes {
-    static constexpr int kRows = 4, kGroupBytes = 512, kQuads = 8;
+    static constexpr int kRows[] = {4, 1};  // that share a load of one panel, of two
+    static constexpr int kGroupBytes = 512, kQuads = 8;
     struct Quad {
         __m256i low, high;
     };
@@ -293,7 +296,8 @@ struct Q4Bytes {
 };
 
 struct Q4 {
-    static constexpr int kRows = 4, kGroupBytes = 256, kQuads = 4;
+    static constexpr int kRows[] = {4, 1};  // that share a load of one panel, of two
+    static constexpr int kGroupBytes = 256, kQuads = 4;
     struct Quad {
         __m256i low_k_low, low_k_high, high_k_low, high_k_high;  // first 16 k | last 16 k, rows 0-7 | rows 8-15
     };

@@ -13,14 +13,15 @@ namespace moestro::kernels {
 
 namespace {
 
-constexpr int kFloatRows = 8;         // rows that share a load of an f32 weight: 16 of the 32 registers accumulate
-constexpr int kHalfRows = 8;          // and of a bf16 weight
-constexpr int kHalfPanelRows = 0;     // many rows take whole panels too: their accumulators find room
-constexpr int kPrefetchBytes = 2048;  // how far ahead of the weights to prefetch
-constexpr bool kTwoStreams = false;   // one stream keeps up
-constexpr int kKeyVectors = 4;        // vectors of keys scored together
-constexpr int kValueVectors = 4;      // vectors of output elements summed together
-constexpr int kQueryRun = 6;          // queries that share a load of a key or value
+constexpr int kFloatRows = 8;      // rows that share a load of an f32 weight: 16 of the 32 registers accumulate
+constexpr int kHalfRows = 8;       // and of a bf16 weight
+constexpr int kHalfPanelRows = 0;  // many rows take whole panels too: their accumulators find room
+// Two panels together halve what many rows load of their inputs. Few rows are fed fastest by one stream of memory.
+constexpr int kPairsFrom = 9, kPairsTo = 1 << 30;
+constexpr bool kFloatPairs = false;  // float panels are two vectors wide already
+constexpr int kKeyVectors = 4;       // vectors of keys scored together
+constexpr int kValueVectors = 4;     // vectors of output elements summed together
+constexpr int kQueryRun = 6;         // queries that share a load of a key or value
 
 using F32 = __m512;
 struct I32 {  // a type of its own: __m512i alone would not say what its lanes are
@@ -193,7 +194,8 @@ inline __m512i load_quad(const std::byte* at) {
 }
 
 struct Q8 {
-    static constexpr int kRows = 8, kGroupBytes = 512, kQuads = 8;
+    static constexpr int kRows[] = {8, 6};  // that share a load of one panel, of two
+    static constexpr int kGroupBytes = 512, kQuads = 8;
     struct Quad {
         __m512i codes;  // + 128
     };
@@ -210,7 +212,8 @@ struct Q8 {
 };
 
 struct Q4 {
-    static constexpr int kRows = 8, kGroupBytes = 256, kQuads = 4;
+    static constexpr int kRows[] = {8, 6};  // that share a load of one panel, of two
+    static constexpr int kGroupBytes = 256, kQuads = 4;
     struct Quad {
         __m512i low, high;  // codes + 8 of the first 16 k and of the last 16 k
     };

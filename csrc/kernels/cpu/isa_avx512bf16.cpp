@@ -17,7 +17,6 @@ using quant::kGroup, quant::kSegment;
 constexpr int kPairBytes = 2 * kRows * 2;  // of a panel: two k
 constexpr int kRowTile = 64;               // rows that share a segment once it is interleaved
 constexpr int kBlock = 8;                  // rows that share a load of weights: their 16 sums hide the latency of one
-constexpr int kPrefetchBytes = 2048;       // how far ahead of the weights to prefetch
 
 inline __mmask16 mask_of(int count) {  // the first `count` of 16 lanes
     return static_cast<__mmask16>((1u << count) - 1);
@@ -39,12 +38,7 @@ inline Weights interleave(const std::byte* at) {
 // Few rows: each pair is interleaved as it streams by.
 struct FromPanel {
     const std::byte* segment;
-    Weights operator()(int pair) const {
-        const std::byte* at = segment + pair * kPairBytes;
-        __builtin_prefetch(at + kPrefetchBytes);
-        __builtin_prefetch(at + kPrefetchBytes + 64);
-        return interleave(at);
-    }
+    Weights operator()(int pair) const { return interleave(segment + pair * kPairBytes); }
 };
 // Many: the segment was interleaved once for all of them.
 struct FromBuffer {

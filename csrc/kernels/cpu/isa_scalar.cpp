@@ -9,14 +9,14 @@ namespace moestro::kernels {
 
 namespace {
 
-constexpr int kFloatRows = 1;        // rows that share a load of an f32 weight
-constexpr int kHalfRows = 1;         // rows that share a load of a bf16 weight
-constexpr int kHalfPanelRows = 0;    // whole panels at any number of rows
-constexpr int kPrefetchBytes = 0;    // how far ahead of the weights to prefetch
-constexpr bool kTwoStreams = false;  // whether two panels at once stream faster than one after the other
-constexpr int kKeyVectors = 1;       // vectors of keys scored together
-constexpr int kValueVectors = 1;     // vectors of output elements summed together
-constexpr int kQueryRun = 1;         // queries that share a load of a key or value
+constexpr int kFloatRows = 1;                // rows that share a load of an f32 weight
+constexpr int kHalfRows = 1;                 // rows that share a load of a bf16 weight
+constexpr int kHalfPanelRows = 0;            // whole panels at any number of rows
+constexpr int kPairsFrom = 1, kPairsTo = 0;  // for how many rows two panels go together: never
+constexpr bool kFloatPairs = false;
+constexpr int kKeyVectors = 1;    // vectors of keys scored together
+constexpr int kValueVectors = 1;  // vectors of output elements summed together
+constexpr int kQueryRun = 1;      // queries that share a load of a key or value
 
 struct F32 {
     float at[16];
@@ -164,7 +164,8 @@ void store_codes(std::int8_t* to, I32 low, I32 high) {
 
 // Dots of a group's codes. A quad is 64 bytes: 4 consecutive k of 16 rows.
 struct Q8 {
-    static constexpr int kRows = 1, kGroupBytes = 512, kQuads = 8;
+    static constexpr int kRows[] = {1, 1};  // that share a load of one panel, of two
+    static constexpr int kGroupBytes = 512, kQuads = 8;
     using Quad = const std::byte*;
     using Dot = I32;
     using Many = Q8;
@@ -178,7 +179,8 @@ struct Q8 {
 };
 
 struct Q4 {
-    static constexpr int kRows = 1, kGroupBytes = 256, kQuads = 4;
+    static constexpr int kRows[] = {1, 1};  // that share a load of one panel, of two
+    static constexpr int kGroupBytes = 256, kQuads = 4;
     using Quad = const std::byte*;
     using Dot = I32;
     using Many = Q4;

@@ -412,12 +412,12 @@ std::size_t attention_floats(const KvLayout& layout, int heads, int rows, std::i
 Status attention(const AttentionLaunch& call, Stream stream) {
     const AttentionJob& job = call.job;
     if (job.rows == 0) return 0;
-    const auto floats =
-        static_cast<std::int64_t>(attention_floats(job.layout, job.heads, job.rows, call.most_segments));
-    const std::int64_t row = floats_per_row(job.layout, job.heads), states = floats / row;
+    const std::int64_t row = floats_per_row(job.layout, job.heads),
+                       states = static_cast<std::int64_t>(call.state_floats) / row;
     const int heads = std::min(job.heads / job.layout.kv_heads, kMostQueries);
     Part part{job, call.offset, KvPlaces(job.layout), job.rows < kTiledRows ? 1 : kMostQueries / heads, heads};
     const bool whole = job.rows * call.most_segments <= states;
+    if (!whole && states < 2) return cudaErrorInvalidValue;
     // Where not all states fit: as many rows as leave room for totals, and for one segment or more.
     const auto rows = static_cast<int>(whole ? job.rows : std::min<std::int64_t>(job.rows, states / 2));
     const auto segments = static_cast<int>(whole ? call.most_segments : states / rows - 1);

@@ -127,7 +127,8 @@ struct AttentionLaunch {
     AttentionJob job;                // its arrays are of the device
     std::size_t offset = 0;          // of the layer's part in a block
     std::int64_t most_segments = 1;  // of 512 positions: the most that a row sees some of
-    float* states = nullptr;         // scratch of attention_floats(...)
+    float* states = nullptr;         // scratch
+    std::size_t state_floats = 0;    // how large: attention_floats(...), or less, down to two states of a row
 };
 std::size_t attention_floats(const KvLayout& layout, int heads, int rows, std::int64_t most_segments);
 Status attention(const AttentionLaunch& launch, Stream stream);

@@ -3,6 +3,8 @@
 //
 //   tile of rows -> segment of 256 columns -> block of R rows -> columns or groups, ascending
 //
+// Two panels may go through together (table.h).
+//
 // A float tile of many rows takes each half of the segment in turn (kHalfPanelRows): half as many accumulators for a
 // row leave room for more rows, and half a segment, widened once for all of them, stays in the first-level cache.
 
@@ -20,11 +22,6 @@ inline RowInput input_of(const PanelCall& call, int row) {
     const auto groups = static_cast<std::size_t>(call.groups);
     if (!call.codes) return {call.x + id * static_cast<std::size_t>(call.cols), nullptr, nullptr, nullptr};
     return {nullptr, call.codes + id * groups * 32, call.scales + id * groups, call.sums + id * groups};
-}
-
-template <class T>
-inline void prefetch(const T* at) {
-    if constexpr (kPrefetchBytes != 0) __builtin_prefetch(reinterpret_cast<const std::byte*>(at) + kPrefetchBytes);
 }
 
 // Scales of a segment, widened once for all rows of a tile.
@@ -46,20 +43,44 @@ inline void widen_scales(const std::byte* at, quant::ScaleType type, int count, 
     }
 }
 
-// As many blocks of R rows as fit, then smaller ones.
-template <int R, class Segment>
-inline void in_blocks(const Segment& segment, const RowInput* rows, int count, float* totals) {
-    int r = 0;
-    for (; r + R <= count; r += R) segment.template run<R>(rows + r, totals + r * Segment::kRows);
-    if constexpr (R > 1)
-        if (r < count) in_blocks<R - 1>(segment, rows + r, count - r, totals + r * Segment::kRows);
+// Segments of P panels that are read next.
+template <int P>
+struct Following {
+    Ahead panels[P];
+
+    Following(const std::byte* const* segments, std::size_t bytes, int parts) {
+        for (int p = 0; p < P; ++p) panels[p] = Ahead(segments[p], static_cast<int>(bytes), parts);
+    }
+    void fetch() {
+        for (Ahead& panel : panels) panel.fetch();
+    }
+};
+
+// Blocks of R rows or, so that none is left with few, of R - 1, R - 2, ...
+// Before each, a part of the segments that follow is fetched.
+template <int R, class Segment, class Following>
+inline void in_blocks(const Segment& segment, const RowInput* rows, int count, float* totals, Following& following) {
+    if constexpr (R > 1) {
+        const int blocks = (count + R - 1) / R, full = count - blocks * (R - 1);
+        if (full <= 0) return in_blocks<R - 1>(segment, rows, count, totals, following);
+        for (int block = 0; block < full; ++block, rows += R, totals += R * Segment::kRows) {
+            following.fetch();
+            segment.template run<R>(rows, totals);
+        }
+        for (int block = full; block < blocks; ++block, rows += R - 1, totals += (R - 1) * Segment::kRows) {
+            following.fetch();
+            segment.template run<R - 1>(rows, totals);
+        }
+    } else {
+        for (int r = 0; r < count; ++r) segment.template run<1>(rows + r, totals + r * Segment::kRows);
+    }
 }
 
 // ---- float formats: 32 outputs, W is float or Bf16 ----
 
 // Half of a panel: 16 outputs of a segment, those of one column `stride` elements after those of the one before. W is
 // what is read, Source the panel's own type, whose mixed order the lanes are in until they are stored.
-template <class W, class Source, int stride, bool streaming>
+template <class W, class Source, int stride>
 struct Half {
     static constexpr int kRows = 32;  // of the totals
 
@@ -72,9 +93,7 @@ struct Half {
 #pragma GCC unroll 16
         for (int r = 0; r < R; ++r) sums[r] = splat(0.0f);
         for (int k = 0; k < columns; ++k) {
-            const W* at = weights + k * stride;
-            if constexpr (streaming) prefetch(at);
-            const F32 w = load_mixed(at);
+            const F32 w = load_mixed(weights + k * stride);
 #pragma GCC unroll 16
             for (int r = 0; r < R; ++r) sums[r] = fma(w, splat(rows[r].x[begin + k]), sums[r]);
         }
@@ -86,157 +105,167 @@ struct Half {
     }
 };
 
-template <class W>
-struct FloatPanel {
-    static constexpr int kRows = 32;
-    static constexpr int kBlock = sizeof(W) == sizeof(float) ? kFloatRows : kHalfRows;
+// P panels, of which the first has the lower half of the totals.
+template <class W, int P>
+struct FloatPanels {
+    static constexpr int kPanelRows = 32, kRows = P * kPanelRows;
+    static constexpr int kBlock = P == 2 ? 1 : sizeof(W) == sizeof(float) ? kFloatRows : kHalfRows;
 
-    const W* weights;
+    const W* weights[P];
     int begin, columns;
 
-    FloatPanel(const PanelCall&, const std::byte* segment, int first_column, int count)
-        : weights(reinterpret_cast<const W*>(segment)), begin(first_column), columns(count) {}
+    FloatPanels(const PanelCall&, const std::byte* const* segments, int first_column, int count)
+        : begin(first_column), columns(count) {
+        for (int p = 0; p < P; ++p) weights[p] = reinterpret_cast<const W*>(segments[p]);
+    }
 
     static std::size_t segment_bytes(const PanelCall&, int padded) {
-        return static_cast<std::size_t>(padded) * kRows * sizeof(W);
+        return static_cast<std::size_t>(padded) * kPanelRows * sizeof(W);
     }
 
-    void run_rows(const RowInput* rows, int count, float* totals) const {
-        if constexpr (kHalfPanelRows != 0)
-            if (count > kBlock) return run_halves(rows, count, totals);
-        in_blocks<kBlock>(*this, rows, count, totals);
+    void run_rows(const RowInput* rows, int count, float* totals, Following<P>& following) const {
+        if constexpr (P == 1 && kHalfPanelRows != 0)
+            if (count > kBlock) return run_halves(rows, count, totals, following);
+        in_blocks<kBlock>(*this, rows, count, totals, following);
     }
 
-    void run_halves(const RowInput* rows, int count, float* totals) const {
+    void run_halves(const RowInput* rows, int count, float* totals, Following<P>& following) const {
+        const W* const from = weights[0];
         if (count <= kHalfPanelRows) {
-            in_blocks<kHalfPanelRows>(Half<W, W, kRows, true>{weights, begin, columns}, rows, count, totals);
-            in_blocks<kHalfPanelRows>(Half<W, W, kRows, false>{weights + kLanes, begin, columns}, rows, count,
-                                      totals + kLanes);
+            in_blocks<kHalfPanelRows>(Half<W, W, kRows>{from, begin, columns}, rows, count, totals, following);
+            in_blocks<kHalfPanelRows>(Half<W, W, kRows>{from + kLanes, begin, columns}, rows, count, totals + kLanes,
+                                      following);
             return;
         }
         for (int half = 0; half < kRows; half += kLanes) {
             alignas(64) float wide[256 * kLanes];
-            for (int k = 0; k < columns; ++k) store(wide + k * kLanes, load_mixed(weights + k * kRows + half));
-            in_blocks<kHalfPanelRows>(Half<float, W, kLanes, false>{wide, begin, columns}, rows, count, totals + half);
+            for (int k = 0; k < columns; ++k) store(wide + k * kLanes, load_mixed(from + k * kRows + half));
+            in_blocks<kHalfPanelRows>(Half<float, W, kLanes>{wide, begin, columns}, rows, count, totals + half,
+                                      following);
         }
-    }
-
-    // One row through a segment of each of two panels.
-    static void run_two(const FloatPanel& a, const FloatPanel& b, const RowInput& row, float* totals) {
-        F32 sums[4];
-#pragma GCC unroll 4
-        for (F32& sum : sums) sum = splat(0.0f);
-        for (int k = 0; k < a.columns; ++k) {
-            const W *one = a.weights + k * kRows, *other = b.weights + k * kRows;
-            prefetch(one);
-            prefetch(other);
-            const F32 x = splat(row.x[a.begin + k]);
-            sums[0] = fma(load_mixed(one), x, sums[0]);
-            sums[1] = fma(load_mixed(one + kLanes), x, sums[1]);
-            sums[2] = fma(load_mixed(other), x, sums[2]);
-            sums[3] = fma(load_mixed(other + kLanes), x, sums[3]);
-        }
-#pragma GCC unroll 4
-        for (int i = 0; i < 4; ++i)
-            store(totals + i * kLanes, add(load(totals + i * kLanes), unmix(sums[i], a.weights)));
     }
 
     template <int R>
     void run(const RowInput* rows, float* totals) const {
-        F32 low[R], high[R];
+        constexpr int kVectors = 2 * P;
+        F32 sums[R][kVectors];
 #pragma GCC unroll 16
-        for (int r = 0; r < R; ++r) low[r] = high[r] = splat(0.0f);
+        for (int r = 0; r < R; ++r)
+#pragma GCC unroll 4
+            for (F32& sum : sums[r]) sum = splat(0.0f);
         for (int k = 0; k < columns; ++k) {
-            const W* at = weights + k * kRows;
-            if constexpr (R == 1) prefetch(at);
-            const F32 w0 = load_mixed(at), w1 = load_mixed(at + kLanes);
+            F32 w[kVectors];
+#pragma GCC unroll 4
+            for (int v = 0; v < kVectors; ++v) w[v] = load_mixed(weights[v / 2] + k * kPanelRows + v % 2 * kLanes);
 #pragma GCC unroll 16
             for (int r = 0; r < R; ++r) {
                 const F32 x = splat(rows[r].x[begin + k]);
-                low[r] = fma(w0, x, low[r]);
-                high[r] = fma(w1, x, high[r]);
+#pragma GCC unroll 4
+                for (int v = 0; v < kVectors; ++v) sums[r][v] = fma(w[v], x, sums[r][v]);
             }
         }
 #pragma GCC unroll 16
-        for (int r = 0; r < R; ++r) {
-            float* total = totals + r * kRows;
-            store(total, add(load(total), unmix(low[r], weights)));
-            store(total + kLanes, add(load(total + kLanes), unmix(high[r], weights)));
-        }
+        for (int r = 0; r < R; ++r)
+#pragma GCC unroll 4
+            for (int v = 0; v < kVectors; ++v) {
+                float* total = totals + r * kRows + v * kLanes;
+                store(total, add(load(total), unmix(sums[r][v], weights[0])));
+            }
     }
 };
 
 // ---- integer formats: 16 outputs, Codes is the vocabulary's Q8 or Q4 ----
 
-// Groups of a segment, in the form that Codes reads.
-template <class Codes, bool streaming>
+// Groups of a segment of P panels, in the form that Codes reads.
+template <class Codes, int P>
 struct Groups {
-    static constexpr int kRows = 16;  // of the totals
+    static constexpr int kRows = P * kLanes;  // of the totals
 
-    const std::byte* codes;
-    const float* scales;  // [groups, 16]
+    const std::byte* const* codes;
+    const float (*scales)[8 * kLanes];  // of each panel [groups, 16]
     int first_group, groups;
 
-    // The sum of one row with group g added.
-    [[gnu::always_inline]] F32 add_group(int g, const RowInput& row, F32 sum) const {
-        const int at = first_group + g;
-        const std::byte* group = group_at(g);
-        typename Codes::Dot dot = Codes::start(row.sums[at]);
-#pragma GCC unroll 8
-        for (int quad = 0; quad < Codes::kQuads; ++quad)
-            dot = Codes::dot(dot, Codes::load(group + quad * 64), row.codes + at * 32 + quad * 4);
-        return fma(mul(load(scales + g * kLanes), splat(row.scales[at])), to_float(Codes::finish(dot)), sum);
-    }
-
     template <int R>
-    void run(const RowInput* rows, float* totals) const {
-        F32 sums[R];
+    [[gnu::noinline]] void run(const RowInput* rows, float* totals) const {
+        F32 sums[R][P];
 #pragma GCC unroll 16
-        for (int r = 0; r < R; ++r) sums[r] = splat(0.0f);
+        for (int r = 0; r < R; ++r)
+#pragma GCC unroll 2
+            for (F32& sum : sums[r]) sum = splat(0.0f);
         for (int g = 0; g < groups; ++g)
             if constexpr (R == 1)
-                sums[0] = add_group(g, rows[0], sums[0]);
+                add_group(g, rows[0], sums[0]);
             else
                 add_group<R>(g, rows, sums);
 #pragma GCC unroll 16
-        for (int r = 0; r < R; ++r) store(totals + r * kRows, add(load(totals + r * kRows), sums[r]));
+        for (int r = 0; r < R; ++r)
+#pragma GCC unroll 2
+            for (int p = 0; p < P; ++p) {
+                float* total = totals + r * kRows + p * kLanes;
+                store(total, add(load(total), sums[r][p]));
+            }
     }
 
   private:
-    const std::byte* group_at(int g) const {
-        const std::byte* group = codes + static_cast<std::size_t>(g) * Codes::kGroupBytes;
-        if constexpr (streaming)
-            for (int line = 0; line < Codes::kGroupBytes; line += 64) prefetch(group + line);
-        return group;
+    const std::byte* group_at(int p, int g) const {
+        return codes[p] + static_cast<std::size_t>(g) * Codes::kGroupBytes;
+    }
+    static F32 add_dot(F32 weight_scale, float x_scale, const typename Codes::Dot& dot, F32 sum) {
+        return fma(mul(weight_scale, splat(x_scale)), to_float(Codes::finish(dot)), sum);
+    }
+
+    // One row: a chain of quads per panel.
+    [[gnu::always_inline]] void add_group(int g, const RowInput& row, F32* sums) const {
+        const int at = first_group + g;
+#pragma GCC unroll 2
+        for (int p = 0; p < P; ++p) {
+            const std::byte* group = group_at(p, g);
+            typename Codes::Dot dot = Codes::start(row.sums[at]);
+#pragma GCC unroll 8
+            for (int quad = 0; quad < Codes::kQuads; ++quad)
+                dot = Codes::dot(dot, Codes::load(group + quad * 64), row.codes + at * 32 + quad * 4);
+            sums[p] = add_dot(load(scales[p] + g * kLanes), row.scales[at], dot, sums[p]);
+        }
     }
 
     template <int R>
-    [[gnu::always_inline]] void add_group(int g, const RowInput* rows, F32* sums) const {
+    [[gnu::always_inline]] void add_group(int g, const RowInput* rows, F32 (*sums)[P]) const {
         const int at = first_group + g;
-        const std::byte* group = group_at(g);
-        typename Codes::Dot dots[R];
-#pragma GCC unroll 16
-        for (int r = 0; r < R; ++r) dots[r] = Codes::start(rows[r].sums[at]);
+        const std::byte* group[P];
 #pragma GCC unroll 2
-        for (int quad = 0; quad < Codes::kQuads; ++quad) {
-            const typename Codes::Quad w = Codes::load(group + quad * 64);
-#pragma GCC unroll 16
-            for (int r = 0; r < R; ++r) dots[r] = Codes::dot(dots[r], w, rows[r].codes + at * 32 + quad * 4);
-        }
-        const F32 scale = load(scales + g * kLanes);
+        for (int p = 0; p < P; ++p) group[p] = group_at(p, g);
+        typename Codes::Dot dots[R][P];
 #pragma GCC unroll 16
         for (int r = 0; r < R; ++r)
-            sums[r] = fma(mul(scale, splat(rows[r].scales[at])), to_float(Codes::finish(dots[r])), sums[r]);
+#pragma GCC unroll 2
+            for (typename Codes::Dot& dot : dots[r]) dot = Codes::start(rows[r].sums[at]);
+#pragma GCC unroll 8
+        for (int quad = 0; quad < Codes::kQuads; ++quad) {
+            typename Codes::Quad w[P];
+#pragma GCC unroll 2
+            for (int p = 0; p < P; ++p) w[p] = Codes::load(group[p] + quad * 64);
+#pragma GCC unroll 16
+            for (int r = 0; r < R; ++r)
+#pragma GCC unroll 2
+                for (int p = 0; p < P; ++p)
+                    dots[r][p] = Codes::dot(dots[r][p], w[p], rows[r].codes + at * 32 + quad * 4);
+        }
+#pragma GCC unroll 2
+        for (int p = 0; p < P; ++p) {
+            const F32 scale = load(scales[p] + g * kLanes);
+#pragma GCC unroll 16
+            for (int r = 0; r < R; ++r) sums[r][p] = add_dot(scale, rows[r].scales[at], dots[r][p], sums[r][p]);
+        }
     }
 };
 
-template <class Codes>
-struct IntegerPanel {
-    static constexpr int kRows = 16;
+template <class Codes, int P>
+struct IntegerPanels {
+    static constexpr int kPanelRows = 16, kRows = P * kPanelRows, kBlock = Codes::kRows[P - 1];
 
-    const std::byte* codes;
+    const std::byte* codes[P];
     int first_group, groups;
-    alignas(64) float scales[8 * kLanes];
+    alignas(64) float scales[P][8 * kLanes];
 
     static std::size_t scale_bytes(const PanelCall& call, int padded) {
         const std::size_t each = call.scale == quant::ScaleType::f32 ? 4 : 2;
@@ -246,88 +275,81 @@ struct IntegerPanel {
         return scale_bytes(call, padded) + static_cast<std::size_t>(padded) / 32 * Codes::kGroupBytes;
     }
 
-    IntegerPanel(const PanelCall& call, const std::byte* segment, int first_column, int count)
+    IntegerPanels(const PanelCall& call, const std::byte* const* segments, int first_column, int count)
         : first_group(first_column / 32), groups((count + 31) / 32) {
-        codes = segment + scale_bytes(call, groups * 32);
-        widen_scales(segment, call.scale, groups * kLanes, scales);
+        for (int p = 0; p < P; ++p) {
+            codes[p] = segments[p] + scale_bytes(call, groups * 32);
+            widen_scales(segments[p], call.scale, groups * kLanes, scales[p]);
+        }
     }
 
-    // One row through a segment of each of two panels.
-    static void run_two(const IntegerPanel& a, const IntegerPanel& b, const RowInput& row, float* totals) {
-        F32 sums[2] = {splat(0.0f), splat(0.0f)};
-        const IntegerPanel* const panels[2] = {&a, &b};
-        for (int g = 0; g < a.groups; ++g)
-#pragma GCC unroll 2
-            for (int i = 0; i < 2; ++i)
-                sums[i] = Groups<Codes, true>{panels[i]->codes, panels[i]->scales, a.first_group, a.groups}.add_group(
-                    g, row, sums[i]);
-#pragma GCC unroll 2
-        for (int i = 0; i < 2; ++i) store(totals + i * kRows, add(load(totals + i * kRows), sums[i]));
-    }
-
-    void run_rows(const RowInput* rows, int count, float* totals) const {
+    void run_rows(const RowInput* rows, int count, float* totals, Following<P>& following) const {
         using Many = typename Codes::Many;
         if constexpr (!std::is_same_v<Many, Codes>)
-            if (count > Codes::kRows) {
-                alignas(64) std::byte unpacked[8 * Many::kGroupBytes];
-                for (int g = 0; g < groups; ++g)
-                    Many::unpack(codes + g * Codes::kGroupBytes, unpacked + g * Many::kGroupBytes);
-                const Groups<Many, false> form{unpacked, scales, first_group, groups};
-                return in_blocks<Many::kRows>(form, rows, count, totals);
+            if (count > kBlock) {
+                alignas(64) std::byte unpacked[P][8 * Many::kGroupBytes];
+                const std::byte* forms[P];
+                for (int p = 0; p < P; ++p) {
+                    forms[p] = unpacked[p];
+                    for (int g = 0; g < groups; ++g)
+                        Many::unpack(codes[p] + g * Codes::kGroupBytes, unpacked[p] + g * Many::kGroupBytes);
+                }
+                const Groups<Many, P> form{forms, scales, first_group, groups};
+                return in_blocks<Many::kRows[P - 1]>(form, rows, count, totals, following);
             }
-        if (count > Codes::kRows)
-            in_blocks<Codes::kRows>(Groups<Codes, false>{codes, scales, first_group, groups}, rows, count, totals);
-        else
-            in_blocks<Codes::kRows>(Groups<Codes, true>{codes, scales, first_group, groups}, rows, count, totals);
+        in_blocks<kBlock>(Groups<Codes, P>{codes, scales, first_group, groups}, rows, count, totals, following);
     }
 };
 
 // ---- the loop around both ----
 
-template <class Segment>
-inline void write_rows(const PanelCall& call, int first_row, int count, const float* totals) {
+inline void write_rows(const PanelCall& call, int first_row, int count, const float* totals, int stride) {
     for (int r = 0; r < count; ++r) {
         float* y = call.y + (first_row + r) * call.ldy;
         for_lanes(call.lanes, [&](int i, int some) {
-            F32 v = load(totals + r * Segment::kRows + i);
+            F32 v = load(totals + r * stride + i);
             if (call.bias) v = add(v, load_some(call.bias + i, some));
             store_some(y + i, v, some);
         });
     }
 }
 
+// Panels of the same columns, over the same rows.
 template <class Segment>
-void two_panels(const PanelCall& one, const PanelCall& other) {
-    alignas(64) float totals[2 * Segment::kRows];
-    for (int i = 0; i < 2 * Segment::kRows; i += kLanes) store(totals + i, splat(0.0f));
-    const RowInput row = input_of(one, 0);
-    const std::byte *at = one.panel, *other_at = other.panel;
-    for (int begin = 0; begin < one.cols; begin += 256) {
-        const int columns = one.cols - begin < 256 ? one.cols - begin : 256, padded = (columns + 31) / 32 * 32;
-        const Segment segment(one, at, begin, columns), other_segment(other, other_at, begin, columns);
-        Segment::run_two(segment, other_segment, row, totals);
-        at += Segment::segment_bytes(one, padded);
-        other_at += Segment::segment_bytes(other, padded);
-    }
-    write_rows<Segment>(one, 0, 1, totals);
-    write_rows<Segment>(other, 0, 1, totals + Segment::kRows);
-}
-
-template <class Segment>
-void panel(const PanelCall& call) {
+inline void run_calls(const PanelCall* const* calls) {
+    constexpr int kPanels = Segment::kRows / Segment::kPanelRows;
     alignas(64) float totals[kRowTile * Segment::kRows];
     RowInput rows[kRowTile];
-    for (int first_row = 0; first_row < call.rows; first_row += kRowTile) {
-        const int count = call.rows - first_row < kRowTile ? call.rows - first_row : kRowTile;
+    const PanelCall& call = *calls[0];
+    const int tiles = (call.rows + kRowTile - 1) / kRowTile;
+    for (int tile = 0; tile < tiles; ++tile) {
+        const int first_row = call.rows * tile / tiles, count = call.rows * (tile + 1) / tiles - first_row;
+        const int blocks = (count + Segment::kBlock - 1) / Segment::kBlock;
         for (int r = 0; r < count; ++r) rows[r] = input_of(call, first_row + r);
         for (int i = 0; i < count * Segment::kRows; i += kLanes) store(totals + i, splat(0.0f));
-        const std::byte* at = call.panel;
+        const std::byte* at[kPanels];
+        for (int p = 0; p < kPanels; ++p) at[p] = calls[p]->panel;
         for (int begin = 0; begin < call.cols; begin += 256) {
             const int columns = call.cols - begin < 256 ? call.cols - begin : 256;
             const Segment segment(call, at, begin, columns);
-            segment.run_rows(rows, count, totals);
-            at += Segment::segment_bytes(call, (columns + 31) / 32 * 32);
+            const std::size_t bytes = Segment::segment_bytes(call, (columns + 31) / 32 * 32);
+            for (const std::byte*& next : at) next += bytes;
+            Following<kPanels> following(at, bytes, blocks);
+            segment.run_rows(rows, count, totals, following);
         }
-        write_rows<Segment>(call, first_row, count, totals);
+        for (int p = 0; p < kPanels; ++p)
+            write_rows(*calls[p], first_row, count, totals + p * Segment::kPanelRows, Segment::kRows);
     }
+}
+
+template <template <class, int> class Panels, class Of>
+void panel(const PanelCall& call) {
+    const PanelCall* const calls[] = {&call};
+    run_calls<Panels<Of, 1>>(calls);
+}
+
+template <template <class, int> class Panels, class Of>
+void two_panels(const PanelCall& one, const PanelCall& other) {
+    const PanelCall* const calls[] = {&one, &other};
+    run_calls<Panels<Of, 2>>(calls);
 }

@@ -1,13 +1,13 @@
 // The bodies, gathered into this instruction set's table.
 
-template <class Segment>
-constexpr auto kTwoPanels = kTwoStreams ? two_panels<Segment> : nullptr;
-
 constexpr Table kTable = {
-    .panel = {panel<FloatPanel<float>>, panel<FloatPanel<quant::Bf16>>, panel<IntegerPanel<Q8>>,
-              panel<IntegerPanel<Q4>>},
-    .two_panels = {kTwoPanels<FloatPanel<float>>, kTwoPanels<FloatPanel<quant::Bf16>>, kTwoPanels<IntegerPanel<Q8>>,
-                   kTwoPanels<IntegerPanel<Q4>>},
+    .panel = {panel<FloatPanels, float>, panel<FloatPanels, quant::Bf16>, panel<IntegerPanels, Q8>,
+              panel<IntegerPanels, Q4>},
+    .two_panels = {kFloatPairs ? two_panels<FloatPanels, float> : nullptr,
+                   kFloatPairs ? two_panels<FloatPanels, quant::Bf16> : nullptr, two_panels<IntegerPanels, Q8>,
+                   two_panels<IntegerPanels, Q4>},
+    .two_from = kPairsFrom,
+    .two_to = kPairsTo,
     .quantise = quantise,
     .round_pairs = nullptr,
     .gated = {silu_gated, gelu_tanh_gated, clamped_swiglu_gated},

@@ -3,6 +3,7 @@
 #include <cmath>
 #include <limits>
 #include <numeric>
+#include <optional>
 #include <tuple>
 
 #include "base/error.h"
@@ -115,7 +116,8 @@ struct Batch {
         return y;
     }
 
-    std::vector<float> on_device() const {
+    // most_floats: room for states of segments; nullopt for as much as is asked for.
+    std::vector<float> on_device(std::optional<std::size_t> most_floats = {}) const {
         std::vector<OnDevice<std::byte>> there;
         for (const auto& block : blocks) there.emplace_back(block);
         std::vector<const std::byte*> places;
@@ -125,8 +127,9 @@ struct Batch {
         for (const std::int64_t position : positions)
             launch.most_segments =
                 std::max(launch.most_segments, position / kKvSegment - c.reach.first(position) / kKvSegment + 1);
-        const OnDevice<float> on_q(q), on_sinks(sinks), y(outputs()),
-            states(cuda::attention_floats(c.layout, c.heads, launch.job.rows, launch.most_segments));
+        launch.state_floats = most_floats.value_or(
+            cuda::attention_floats(c.layout, c.heads, launch.job.rows, launch.most_segments));
+        const OnDevice<float> on_q(q), on_sinks(sinks), y(outputs()), states(launch.state_floats);
         const OnDevice<std::int64_t> on_positions(positions), on_begin(begin);
         const OnDevice<const std::byte*> on_table(places);
         launch.job.sinks = on_sinks.data();
@@ -233,16 +236,25 @@ TEST(CudaAttention, RowsThatFollowEachOther) {
     expect_attention({{KvType::bf16, 1, 24, 16, true}, 3, {90, 0}, false, 0, sequences});
 }
 
-// More states than there is memory for: rows and segments go in parts.
 TEST(CudaAttention, ScratchIsBounded) {
     const KvLayout layout{KvType::f32, 1, 4, 512};
-    const std::vector<std::int64_t> rows(66, 512);
     const std::size_t floats = cuda::attention_floats(layout, 64, 66, 2);
     EXPECT_EQ(floats, cuda::attention_floats(layout, 64, 1000, 100));
     EXPECT_LT(floats, 66 * 2 * 64 * 514);
+    EXPECT_EQ(cuda::attention_floats(layout, 1 << 14, 1, 100), 2 * (1 << 14) * 514);
+}
+
+// More states than there is memory for: rows and segments go in parts.
+TEST(CudaAttention, PartsThatFitGiveTheSameBits) {
+    const KvLayout layout{KvType::f32, 1, 4, 40};
+    const std::size_t row = 3 * (40 + 2);
     for (const bool sinks : {false, true}) {
-        const Batch batch({layout, 64, {2, 0}, sinks, 0, {rows}});
-        expect_same_bits(batch.on_device(), batch.expected());
+        const Batch batch({layout, 3, {1000, 0}, sinks, 0, {{5, 700, 1100, 1200, 1300}}});
+        const std::vector<float> expected = batch.expected();
+        for (const std::size_t states : {2, 3, 5, 8, 14}) {
+            SCOPED_TRACE(std::to_string(states) + " states");
+            expect_same_bits(batch.on_device(states * row), expected);
+        }
     }
 }
 
