@@ -14,46 +14,42 @@ namespace moestro::kernels {
 
 namespace {
 
-constexpr int kRowsAtOnce = 64;  // rows whose gate and up outputs of one panel wait in the first-level cache
-constexpr int kMostPanelRows = 32;
+constexpr int kRowsAtOnce = 64;          // rows that a panel takes together
+constexpr int kOutputsAtOnce = 64 * 32;  // of gate and as many of up, that wait in the first-level cache
 
 std::int64_t rows_of(const ExpertJob& job) {
     return static_cast<std::int64_t>(job.rows.size());
 }
 
-// The expert outputs [begin, end) of one panel of gate and up; both matrices share N and K but maybe not the format.
+// The outputs [begin, end) of gate and up, whole panels of both, and what follows from them. Both matrices share N and
+// K but maybe not the format. Rows x outputs: at most kOutputsAtOnce.
 void gate_and_up(const Table& table, const Activations& x, const ExpertJob& job, int begin, int end, int row_begin,
                  int row_end, float* hidden, std::int64_t ld_hidden) {
-    alignas(64) float gate[kRowsAtOnce * kMostPanelRows], up[kRowsAtOnce * kMostPanelRows];
+    alignas(64) float gate[kOutputsAtOnce], up[kOutputsAtOnce];
     const RowRange range{job.rows.data(), 0, rows_of(job)};
-    const auto call_of = [&](const Matrix& matrix, float* out, int lane, int first, int last) {
-        PanelCall call = panel_call(matrix, x, range, lane / matrix.spec.panel_rows(), first, last);
+    const int width = end - begin;
+    const auto call_of = [&](const Matrix& matrix, float* out, int lane) {
+        PanelCall call = panel_call(matrix, x, range, lane / matrix.spec.panel_rows(), row_begin, row_end);
         call.y = out + (lane - begin);
-        call.ldy = kMostPanelRows;
+        call.ldy = width;
         return call;
     };
-    const auto fill = [&](const Matrix& matrix, float* out, int first, int last) {
-        for (int lane = begin; lane < end; lane += matrix.spec.panel_rows())
-            table.panel[static_cast<std::size_t>(matrix.spec.format)](call_of(matrix, out, lane, first, last));
+    const auto fill = [&](const Matrix& matrix, float* out) {
+        const auto run = table.panel[static_cast<std::size_t>(matrix.spec.format)];
+        for (int lane = begin; lane < end; lane += matrix.spec.panel_rows()) run(call_of(matrix, out, lane));
     };
     const quant::Format format = job.mlp.gate.spec.format;
     const bool alike = format == job.mlp.up.spec.format;
-    const auto gated = table.gated[static_cast<std::size_t>(job.mlp.kind)];
-    const auto tiles = static_cast<int>(ceil_div(row_end - row_begin, kRowsAtOnce));
-    for (int tile = 0; tile < tiles; ++tile) {
-        const int first = row_begin + (row_end - row_begin) * tile / tiles;
-        const int last = row_begin + (row_end - row_begin) * (tile + 1) / tiles;
-        if (const auto two = alike ? two_panels(table, format, last - first) : nullptr) {
-            for (int lane = begin; lane < end; lane += job.mlp.gate.spec.panel_rows())
-                two(call_of(job.mlp.gate, gate, lane, first, last), call_of(job.mlp.up, up, lane, first, last));
-        } else {
-            fill(job.mlp.gate, gate, first, last);
-            fill(job.mlp.up, up, first, last);
-        }
-        for (int r = first; r < last; ++r)
-            gated(gate + (r - first) * kMostPanelRows, up + (r - first) * kMostPanelRows,
-                  hidden + r * ld_hidden + begin, end - begin);
+    if (const auto two = alike ? two_panels(table, format, row_end - row_begin) : nullptr) {
+        for (int lane = begin; lane < end; lane += job.mlp.gate.spec.panel_rows())
+            two(call_of(job.mlp.gate, gate, lane), call_of(job.mlp.up, up, lane));
+    } else {
+        fill(job.mlp.gate, gate);
+        fill(job.mlp.up, up);
     }
+    const auto gated = table.gated[static_cast<std::size_t>(job.mlp.kind)];
+    for (int r = row_begin; r < row_end; ++r)
+        gated(gate + (r - row_begin) * width, up + (r - row_begin) * width, hidden + r * ld_hidden + begin, width);
 }
 
 // Gate and up advance in strips as wide as the wider of their panels.
@@ -121,12 +117,17 @@ class Stage {
     std::int64_t items_ = 0;
 };
 
+// Few rows take many panels of one matrix in turn: one long stream of memory. Many take one panel of each.
 void hidden_piece(const Table& table, const Activations& x, const ExpertJob& job, const Pieces::Piece& piece,
                   float* hidden) {
-    const int width = job.mlp.gate.spec.rows, step = strip_rows(job.mlp);
-    for (int strip = piece.panel_begin; strip < piece.panel_end; ++strip)
-        gate_and_up(table, x, job, strip * step, std::min((strip + 1) * step, width), piece.row_begin, piece.row_end,
-                    hidden, width);
+    const int strip = strip_rows(job.mlp), width = job.mlp.gate.spec.rows;
+    const int rows = piece.row_end - piece.row_begin, end = std::min(piece.panel_end * strip, width);
+    const auto tiles = static_cast<int>(ceil_div(rows, kRowsAtOnce));
+    const int outputs = std::max(1, kOutputsAtOnce / (strip * static_cast<int>(ceil_div(rows, tiles)))) * strip;
+    for (int begin = piece.panel_begin * strip; begin < end; begin += outputs)
+        for (int tile = 0; tile < tiles; ++tile)
+            gate_and_up(table, x, job, begin, std::min(begin + outputs, end), piece.row_begin + rows * tile / tiles,
+                        piece.row_begin + rows * (tile + 1) / tiles, hidden, width);
 }
 
 void down_piece(const Table& table, const Activations& hidden, const ExpertJob& job, std::int64_t first_pair,
