@@ -38,10 +38,10 @@ void gate_and_up(const Table& table, const Activations& x, const ExpertJob& job,
         const auto run = table.panel[static_cast<std::size_t>(matrix.spec.format)];
         for (int lane = begin; lane < end; lane += matrix.spec.panel_rows()) run(call_of(matrix, out, lane));
     };
-    const quant::Format format = job.mlp.gate.spec.format;
-    const bool alike = format == job.mlp.up.spec.format;
-    if (const auto two = alike ? two_panels(table, format, row_end - row_begin) : nullptr) {
-        for (int lane = begin; lane < end; lane += job.mlp.gate.spec.panel_rows())
+    const quant::MatrixSpec &spec = job.mlp.gate.spec, &other = job.mlp.up.spec;
+    const bool alike = spec.format == other.format && spec.scale == other.scale;
+    if (const auto two = alike ? two_panels(table, spec.format, row_end - row_begin) : nullptr) {
+        for (int lane = begin; lane < end; lane += spec.panel_rows())
             two(call_of(job.mlp.gate, gate, lane), call_of(job.mlp.up, up, lane));
     } else {
         fill(job.mlp.gate, gate);
@@ -124,10 +124,10 @@ void hidden_piece(const Table& table, const Activations& x, const ExpertJob& job
     const int rows = piece.row_end - piece.row_begin, end = std::min(piece.panel_end * strip, width);
     const auto tiles = static_cast<int>(ceil_div(rows, kRowsAtOnce));
     const int outputs = std::max(1, kOutputsAtOnce / (strip * static_cast<int>(ceil_div(rows, tiles)))) * strip;
+    const auto row = [&](int tile) { return piece.row_begin + static_cast<int>(std::int64_t{rows} * tile / tiles); };
     for (int begin = piece.panel_begin * strip; begin < end; begin += outputs)
         for (int tile = 0; tile < tiles; ++tile)
-            gate_and_up(table, x, job, begin, std::min(begin + outputs, end), piece.row_begin + rows * tile / tiles,
-                        piece.row_begin + rows * (tile + 1) / tiles, hidden, width);
+            gate_and_up(table, x, job, begin, std::min(begin + outputs, end), row(tile), row(tile + 1), hidden, width);
 }
 
 void down_piece(const Table& table, const Activations& hidden, const ExpertJob& job, std::int64_t first_pair,

@@ -77,8 +77,8 @@ struct SegmentCall {
 struct Table {
     // By quant::Format.
     void (*panel[4])(const PanelCall& call);
-    // The same for two panels of a format at once, of equal columns and over the same rows. Null where that is never
-    // faster; it is for two_from to two_to rows.
+    // The same for two panels at once, of equal format, scale type and columns and over the same rows. It is faster for
+    // two_from to two_to rows; null where it never is.
     void (*two_panels[4])(const PanelCall& one, const PanelCall& other);
     int two_from, two_to;
 

@@ -117,6 +117,25 @@ TEST(Experts, MatricesMayDifferInFormat) {
     }
 }
 
+TEST(Experts, GateAndUpMayDifferInScaleType) {
+    const FormatCase gate{quant::Format::q8, quant::ScaleType::f16}, up{quant::Format::q8, quant::ScaleType::f32};
+    std::vector<std::int32_t> all(20);
+    std::iota(all.begin(), all.end(), 0);
+    std::vector<Expert> experts;
+    experts.push_back(random_expert(gate, up, up, 300, 50, 1, all));
+    experts.push_back(random_expert(up, gate, gate, 300, 50, 5, {1}));
+    const std::vector<float> x = normal_floats(20 * 300, 2);
+    run(scalar_compute(), experts, x, 20, 300);
+    const std::vector<float> first = experts[0].y, second = experts[1].y;
+    EXPECT_LT(testing::nmse(first, in_double(experts[0], x, 300, 50)), 1e-3);
+    for (const auto& [name, compute] : every_compute()) {
+        SCOPED_TRACE(name);
+        run(*compute, experts, x, 20, 300);
+        expect_same_bits(experts[0].y, first);
+        expect_same_bits(experts[1].y, second);
+    }
+}
+
 TEST(Experts, BiasesCount) {
     const FormatCase f32{quant::Format::f32, quant::ScaleType::none};
     std::vector<Expert> experts;

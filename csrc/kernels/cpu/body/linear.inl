@@ -314,7 +314,7 @@ inline void write_rows(const PanelCall& call, int first_row, int count, const fl
     }
 }
 
-// Panels of the same columns, over the same rows.
+// Panels alike in scale type and columns, over the same rows.
 template <class Segment>
 inline void run_calls(const PanelCall* const* calls) {
     constexpr int kPanels = Segment::kRows / Segment::kPanelRows;
@@ -323,7 +323,8 @@ inline void run_calls(const PanelCall* const* calls) {
     const PanelCall& call = *calls[0];
     const int tiles = (call.rows + kRowTile - 1) / kRowTile;
     for (int tile = 0; tile < tiles; ++tile) {
-        const int first_row = call.rows * tile / tiles, count = call.rows * (tile + 1) / tiles - first_row;
+        const auto from = [&](int i) { return static_cast<int>(std::int64_t{call.rows} * i / tiles); };
+        const int first_row = from(tile), count = from(tile + 1) - first_row;
         const int blocks = (count + Segment::kBlock - 1) / Segment::kBlock;
         for (int r = 0; r < count; ++r) rows[r] = input_of(call, first_row + r);
         for (int i = 0; i < count * Segment::kRows; i += kLanes) store(totals + i, splat(0.0f));
