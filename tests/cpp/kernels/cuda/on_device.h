@@ -57,8 +57,10 @@ class FaultWord {
 
 // Under a sanitizer kernels are ten times slower.
 #ifdef __SANITIZE_ADDRESS__
+inline constexpr bool kSlow = true;
 inline constexpr cuda_shim::Order kOrders[] = {cuda_shim::Order::random};
 #else
+inline constexpr bool kSlow = false;
 inline constexpr cuda_shim::Order kOrders[] = {cuda_shim::Order::forward, cuda_shim::Order::reverse,
                                                cuda_shim::Order::random};
 #endif
