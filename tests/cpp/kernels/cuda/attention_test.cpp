@@ -127,8 +127,8 @@ struct Batch {
         for (const std::int64_t position : positions)
             launch.most_segments =
                 std::max(launch.most_segments, position / kKvSegment - c.reach.first(position) / kKvSegment + 1);
-        launch.state_floats = most_floats.value_or(
-            cuda::attention_floats(c.layout, c.heads, launch.job.rows, launch.most_segments));
+        launch.state_floats =
+            most_floats.value_or(cuda::attention_floats(c.layout, c.heads, launch.job.rows, launch.most_segments));
         const OnDevice<float> on_q(q), on_sinks(sinks), y(outputs()), states(launch.state_floats);
         const OnDevice<std::int64_t> on_positions(positions), on_begin(begin);
         const OnDevice<const std::byte*> on_table(places);
