@@ -43,34 +43,16 @@ inline void widen_scales(const std::byte* at, quant::ScaleType type, int count, 
     }
 }
 
-// Segments of P panels that are read next.
-template <int P>
-struct Following {
-    Ahead panels[P];
-
-    Following(const std::byte* const* segments, std::size_t bytes, int parts) {
-        for (int p = 0; p < P; ++p) panels[p] = Ahead(segments[p], static_cast<int>(bytes), parts);
-    }
-    void fetch() {
-        for (Ahead& panel : panels) panel.fetch();
-    }
-};
-
 // Blocks of R rows or, so that none is left with few, of R - 1, R - 2, ...
-// Before each, a part of the segments that follow is fetched.
-template <int R, class Segment, class Following>
-inline void in_blocks(const Segment& segment, const RowInput* rows, int count, float* totals, Following& following) {
+template <int R, class Segment>
+inline void in_blocks(const Segment& segment, const RowInput* rows, int count, float* totals) {
     if constexpr (R > 1) {
         const int blocks = (count + R - 1) / R, full = count - blocks * (R - 1);
-        if (full <= 0) return in_blocks<R - 1>(segment, rows, count, totals, following);
-        for (int block = 0; block < full; ++block, rows += R, totals += R * Segment::kRows) {
-            following.fetch();
+        if (full <= 0) return in_blocks<R - 1>(segment, rows, count, totals);
+        for (int block = 0; block < full; ++block, rows += R, totals += R * Segment::kRows)
             segment.template run<R>(rows, totals);
-        }
-        for (int block = full; block < blocks; ++block, rows += R - 1, totals += (R - 1) * Segment::kRows) {
-            following.fetch();
+        for (int block = full; block < blocks; ++block, rows += R - 1, totals += (R - 1) * Segment::kRows)
             segment.template run<R - 1>(rows, totals);
-        }
     } else {
         for (int r = 0; r < count; ++r) segment.template run<1>(rows + r, totals + r * Segment::kRows);
     }
@@ -123,25 +105,23 @@ struct FloatPanels {
         return static_cast<std::size_t>(padded) * kPanelRows * sizeof(W);
     }
 
-    void run_rows(const RowInput* rows, int count, float* totals, Following<P>& following) const {
+    void run_rows(const RowInput* rows, int count, float* totals) const {
         if constexpr (P == 1 && kHalfPanelRows != 0)
-            if (count > kBlock) return run_halves(rows, count, totals, following);
-        in_blocks<kBlock>(*this, rows, count, totals, following);
+            if (count > kBlock) return run_halves(rows, count, totals);
+        in_blocks<kBlock>(*this, rows, count, totals);
     }
 
-    void run_halves(const RowInput* rows, int count, float* totals, Following<P>& following) const {
+    void run_halves(const RowInput* rows, int count, float* totals) const {
         const W* const from = weights[0];
         if (count <= kHalfPanelRows) {
-            in_blocks<kHalfPanelRows>(Half<W, W, kRows>{from, begin, columns}, rows, count, totals, following);
-            in_blocks<kHalfPanelRows>(Half<W, W, kRows>{from + kLanes, begin, columns}, rows, count, totals + kLanes,
-                                      following);
+            in_blocks<kHalfPanelRows>(Half<W, W, kRows>{from, begin, columns}, rows, count, totals);
+            in_blocks<kHalfPanelRows>(Half<W, W, kRows>{from + kLanes, begin, columns}, rows, count, totals + kLanes);
             return;
         }
         for (int half = 0; half < kRows; half += kLanes) {
             alignas(64) float wide[256 * kLanes];
             for (int k = 0; k < columns; ++k) store(wide + k * kLanes, load_mixed(from + k * kRows + half));
-            in_blocks<kHalfPanelRows>(Half<float, W, kLanes>{wide, begin, columns}, rows, count, totals + half,
-                                      following);
+            in_blocks<kHalfPanelRows>(Half<float, W, kLanes>{wide, begin, columns}, rows, count, totals + half);
         }
     }
 
@@ -283,7 +263,7 @@ struct IntegerPanels {
         }
     }
 
-    void run_rows(const RowInput* rows, int count, float* totals, Following<P>& following) const {
+    void run_rows(const RowInput* rows, int count, float* totals) const {
         using Many = typename Codes::Many;
         if constexpr (!std::is_same_v<Many, Codes>)
             if (count > kBlock) {
@@ -295,9 +275,9 @@ struct IntegerPanels {
                         Many::unpack(codes[p] + g * Codes::kGroupBytes, unpacked[p] + g * Many::kGroupBytes);
                 }
                 const Groups<Many, P> form{forms, scales, first_group, groups};
-                return in_blocks<Many::kRows[P - 1]>(form, rows, count, totals, following);
+                return in_blocks<Many::kRows[P - 1]>(form, rows, count, totals);
             }
-        in_blocks<kBlock>(Groups<Codes, P>{codes, scales, first_group, groups}, rows, count, totals, following);
+        in_blocks<kBlock>(Groups<Codes, P>{codes, scales, first_group, groups}, rows, count, totals);
     }
 };
 
@@ -325,7 +305,6 @@ inline void run_calls(const PanelCall* const* calls) {
     for (int tile = 0; tile < tiles; ++tile) {
         const auto from = [&](int i) { return static_cast<int>(std::int64_t{call.rows} * i / tiles); };
         const int first_row = from(tile), count = from(tile + 1) - first_row;
-        const int blocks = (count + Segment::kBlock - 1) / Segment::kBlock;
         for (int r = 0; r < count; ++r) rows[r] = input_of(call, first_row + r);
         for (int i = 0; i < count * Segment::kRows; i += kLanes) store(totals + i, splat(0.0f));
         const std::byte* at[kPanels];
@@ -333,10 +312,8 @@ inline void run_calls(const PanelCall* const* calls) {
         for (int begin = 0; begin < call.cols; begin += 256) {
             const int columns = call.cols - begin < 256 ? call.cols - begin : 256;
             const Segment segment(call, at, begin, columns);
-            const std::size_t bytes = Segment::segment_bytes(call, (columns + 31) / 32 * 32);
-            for (const std::byte*& next : at) next += bytes;
-            Following<kPanels> following(at, bytes, blocks);
-            segment.run_rows(rows, count, totals, following);
+            segment.run_rows(rows, count, totals);
+            for (const std::byte*& next : at) next += Segment::segment_bytes(call, (columns + 31) / 32 * 32);
         }
         for (int p = 0; p < kPanels; ++p)
             write_rows(*calls[p], first_row, count, totals + p * Segment::kPanelRows, Segment::kRows);

@@ -79,19 +79,3 @@ template <class T>
 inline F32 mix(F32 v, const T*) {
     return v;
 }
-
-// Memory to be fetched bit by bit, a few lines before each of some number of products.
-struct Ahead {
-    const std::byte* at = nullptr;
-    std::int64_t left = 0, lines = 0;  // bytes, and lines at a time
-
-    Ahead() = default;
-    template <class T>
-    Ahead(const T* from, int elements, int products)
-        : at(reinterpret_cast<const std::byte*>(from)),
-          left(static_cast<std::int64_t>(sizeof(T)) * elements),
-          lines(left / 64 / products + 1) {}
-    void fetch() {
-        for (std::int64_t n = 0; n < lines && left > 0; ++n, at += 64, left -= 64) __builtin_prefetch(at);
-    }
-};
